@@ -1,0 +1,1 @@
+"""Saliport: a network's prediction and its saliency map, compiled into one artifact."""

@@ -1,0 +1,177 @@
+"""Capture: an ``nn.Module`` in eval mode becomes a functional ATen program with a dynamic batch."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.export.graph_signature import ConstantArgument, InputKind
+
+from exporter.errors import UnsupportedModel
+from exporter.program import SCOPE, SOURCE, Program
+
+IMAGE = "image"
+BATCH = "batch"
+
+
+def capture(model: nn.Module, example: Tensor) -> Program:
+    """Capture a model's forward pass.
+
+    Args:
+        model: The network; it is captured in eval mode and left in the mode that it was in.
+        example: One batch ``[N, ...]`` of any size ``N >= 1``; only its shape and dtype matter.
+
+    Returns:
+        A program with the one input ``image`` ``[batch, ...]`` and the model's output.
+
+    Raises:
+        UnsupportedModel: The model's control flow depends on data, it needs a fixed batch size, or it
+            does not return a single tensor ``[N, K]``.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        _probe(model, example[:1])
+        exported = _export(model, example)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return _program(model, exported)
+
+
+def _probe(model: nn.Module, image: Tensor) -> None:
+    """Run the model once, so that a model that does not run at all is told apart from one we cannot capture."""
+    try:
+        with torch.no_grad():
+            logits = model(image.clone())
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{_name(model)} does not run on an input of shape {tuple(image.shape)} ({image.dtype}): "
+            f"{_first_line(error)}. Check --input-shape and the weights."
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise UnsupportedModel(
+            f"{_name(model)} returns {type(logits).__name__}, not a tensor of logits [N, K]. "
+            "Wrap it in a module that returns the logits alone."
+        )
+    if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] == 0:
+        raise UnsupportedModel(
+            f"{_name(model)} returns a tensor of shape {tuple(logits.shape)} for one input; "
+            "an attribution needs logits [N, K], one row of K class scores per input."
+        )
+
+
+def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    # torch.export specialises sizes 0 and 1, so the batch that it sees must be larger.
+    image = example[:1].expand(2, *example.shape[1:]).clone()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export warns of its own internals
+            exported = torch.export.export(model, (image,), dynamic_shapes=({0: Dim(BATCH)},))
+            return exported.run_decompositions({})  # functional: no operator writes into a tensor
+    except Exception as error:
+        message = str(error)
+        if "specialized" in message or "Constraints violated" in message:
+            raise UnsupportedModel(
+                f"{_name(model)} works with a fixed batch size only; use x.shape[0] or -1 in place of the "
+                f"number{_place(message)}."
+            ) from error
+        if "data-dependent" in message or "GuardOnDataDependent" in type(error).__name__:
+            raise UnsupportedModel(
+                f"the control flow of {_name(model)} depends on the data{_place(message)}, so no fixed graph "
+                "describes it. Rewrite the branch with torch.where, or export the branch that you need."
+            ) from error
+        raise UnsupportedModel(f"torch.export cannot capture {_name(model)}: {_first_line(error)}") from error
+
+
+def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Program:
+    """Order the placeholders as a program has them, keep used tensors only, name every node's scope."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    tensors: dict[str, Tensor] = {}
+    values = {**exported.state_dict, **exported.constants}
+    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    nodes = {node.name: node for node in exported.graph.nodes}
+    user_inputs = [nodes[name] for name, spec in specs.items() if spec.kind is InputKind.USER_INPUT]
+    if any(isinstance(specs[node.name].arg, ConstantArgument) for node in user_inputs) or len(user_inputs) != 1:
+        raise UnsupportedModel(f"{_name(model)} must take exactly one tensor")
+    copies[user_inputs[0]] = graph.placeholder(IMAGE)
+    copies[user_inputs[0]].meta = dict(user_inputs[0].meta)
+    names = _Names({name for name, module in model.named_modules() if name and not any(module.children())})
+    for node in exported.graph.nodes:
+        if node in copies or (node.op == "placeholder" and not node.users):
+            continue
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        copies[node].meta = dict(node.meta)
+        if node.op == "placeholder":
+            target = specs[node.name].target
+            assert target is not None
+            tensors[target] = values[target].detach()
+        elif node.op == "call_function":
+            copies[node].meta["custom"] = {SCOPE: names.scope(node), SOURCE: _source_line(node)}
+    _check_outputs(model, exported)
+    return Program(graph, (IMAGE,), tensors)
+
+
+def _check_outputs(model: nn.Module, exported: torch.export.ExportedProgram) -> None:
+    mutated = exported.graph_signature.buffers_to_mutate
+    if mutated:
+        raise UnsupportedModel(
+            f"{_name(model)} writes into its buffers in eval mode ({', '.join(sorted(mutated.values()))}); "
+            "an artifact has no state. Remove the update from the eval path."
+        )
+
+
+class _Names:
+    """Gives each operator the name of the module call that it belongs to, once."""
+
+    def __init__(self, leaves: set[str]) -> None:
+        self._leaves = leaves
+        self._calls: dict[tuple[str, str], str] = {}
+        self._taken: dict[str, int] = {}
+
+    def scope(self, node: fx.Node) -> str:
+        stack = node.meta.get("nn_module_stack") or {}
+        call = next(reversed(stack), "")
+        path = stack[call][0] if call else ""
+        if path in self._leaves:
+            key = (call, path)  # a leaf's operators share its scope; a second call gets a second one
+        else:
+            kind = _op_name(node)
+            key = (node.name, f"{path}.{kind}" if path else kind)
+        if key not in self._calls:
+            base = key[1]
+            count = self._taken.get(base, 0)
+            self._taken[base] = count + 1
+            self._calls[key] = f"{base}_{count}" if count else base
+        return self._calls[key]
+
+
+def _op_name(node: fx.Node) -> str:
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target.overloadpacket.__name__
+    return getattr(target, "__name__", str(target))
+
+
+def _source_line(node: fx.Node) -> str:
+    """Return ``file.py:line`` of the user's code that a captured node comes from, or an empty string."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _place(message: str) -> str:
+    frames = [frame for frame in re.findall(r'File "([^"]+)", line (\d+)', message) if "/torch/" not in frame[0]]
+    return f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""

@@ -1,0 +1,148 @@
+"""Differentiate: append the backward pass to a canonical program, one rule at a time."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from exporter.errors import UnsupportedModel, UnsupportedOp
+from exporter.methods import Method
+from exporter.program import Program, fake_mode_of, interpret, place_of, run_operator, scope, scope_of, trace
+from exporter.rectifiers import active, rectifier_ceiling
+from exporter.rules import NO_GRADIENT, VJPS, Rule
+
+TARGET = "target"
+
+
+def differentiate(
+    program: Program, method: Method, formulations: Mapping[torch._ops.OpOverload, Rule] | None = None
+) -> Program:
+    """Return the program of ``(image, target) -> (logits, attribution)``.
+
+    Args:
+        program: A canonical program of ``image [N, ...] -> logits [N, K]``.
+        method: What happens at rectifiers.
+        formulations: A target's own rules for an operator's first argument. One that returns
+            ``NotImplemented`` leaves the case to the rule in the table.
+
+    Raises:
+        UnsupportedOp: An operator between the image and the logits has no rule.
+        UnsupportedModel: The logits do not depend on the image.
+    """
+    reached = _reached(program)
+    logits_node = program.outputs[0]
+    if logits_node not in reached:
+        raise UnsupportedModel("the logits do not depend on the image: there is nothing to attribute")
+    pullback = _Pullback(method, formulations or {}, reached)
+
+    fakes = {name: node.meta["val"] for node, name in program.names().items()}
+    image = {name: fakes.pop(name) for name in program.inputs}
+    with fake_mode_of(list(image.values())):
+        target = torch.empty(next(iter(image.values())).shape[0], dtype=torch.int64)
+
+    def explicit(image: Tensor, target: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        env = interpret(program, (image, *tensors), run_operator)
+        logits = env[logits_node]
+        with scope("target"):
+            cotangents: dict[fx.Node, Tensor] = {logits_node: seed(logits, target)}
+        for node in reversed(program.graph.nodes):
+            if node.op == "call_function" and node in cotangents:
+                with scope(f"{scope_of(node)}.vjp"):
+                    for argument, ct in pullback(node, cotangents.pop(node), env):
+                        cotangents[argument] = cotangents[argument] + ct if argument in cotangents else ct
+        return logits, cotangents[program.placeholders[0]]
+
+    return trace(explicit, {**image, TARGET: target}, program.tensors, fakes)
+
+
+def seed(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cotangent of the logits: one-hot at each sample's target, ``[N, K]``.
+
+    A target of -1 stands for the predicted class. Any other target outside ``[0, K)`` becomes ``K``, which
+    no runtime accepts as an index: left alone, a negative one would silently count from the end in ONNX.
+    """
+    classes = logits.shape[1]
+    chosen = torch.where(target == -1, logits.argmax(1), target.masked_fill(target < -1, classes))
+    return torch.zeros_like(logits).scatter(1, chosen.unsqueeze(1), 1.0)
+
+
+def _reached(program: Program) -> set[fx.Node]:
+    """Return the nodes that carry a gradient from the image."""
+    reached = {program.placeholders[0]}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target not in NO_GRADIENT and reached & set(node.all_input_nodes):
+            value = node.meta["val"]
+            if isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.is_floating_point()):
+                reached.add(node)
+    return reached
+
+
+class _Pullback:
+    """Sends a node's cotangent to those of its arguments that the image reaches."""
+
+    def __init__(
+        self, method: Method, formulations: Mapping[torch._ops.OpOverload, Rule], reached: set[fx.Node]
+    ) -> None:
+        self._method = method
+        self._formulations = formulations
+        self._reached = reached
+
+    def __call__(self, node: fx.Node, ct: Tensor, env: Mapping[fx.Node, Any]) -> list[tuple[fx.Node, Tensor]]:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+        if node.target is operator.getitem:
+            return self._first_of_tuple(node, ct)
+        if any(argument in self._reached for argument in node.kwargs.values() if isinstance(argument, fx.Node)):
+            raise UnsupportedOp(
+                f"{node.target} takes a tensor by keyword ({place_of(node)}); there is no rule for that"
+            )
+        found: list[tuple[fx.Node, Tensor]] = []
+        for position, argument in enumerate(node.args):
+            if isinstance(argument, fx.Node) and argument in self._reached:
+                found.append((argument, self._rule(node, position)(ct, env[node], *args, **kwargs)))
+            elif isinstance(argument, (list, tuple)) and self._reached & {
+                a for a in argument if isinstance(a, fx.Node)
+            }:
+                parts = self._rule(node, position)(ct, env[node], *args, **kwargs)
+                found += [(a, part) for a, part in zip(argument, parts, strict=True) if a in self._reached]
+        return found
+
+    def _first_of_tuple(self, node: fx.Node, ct: Tensor) -> list[tuple[fx.Node, Tensor]]:
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        if index != 0:
+            raise UnsupportedOp(f"output {index} of {source.target} has no vjp rule ({place_of(source)})")
+        return [(source, ct)]
+
+    def _rule(self, node: fx.Node, position: int) -> Rule:
+        op: Any = node.target
+        ceiling = None
+        if position == 0:
+            ceiling = rectifier_ceiling(op, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
+        if ceiling is not None:
+            return lambda ct, y, *args, **kwargs: self._method.rule(ct, active(y, ceiling))
+        rule = VJPS.get((op, position))
+        if rule is None:
+            raise UnsupportedOp(missing_rule(node, position))
+        special = self._formulations.get(op) if position == 0 else None
+        if special is None:
+            return rule
+        table_rule = rule
+
+        def chosen(*args: Any, **kwargs: Any) -> Any:
+            result = special(*args, **kwargs)
+            return table_rule(*args, **kwargs) if result is NotImplemented else result
+
+        return chosen
+
+
+def missing_rule(node: fx.Node, position: int) -> str:
+    """Return the message for an operator without a rule."""
+    argument = f" with respect to argument {position}" if position else ""
+    return (
+        f"{node.target} has no vjp rule{argument} ({place_of(node)}). "
+        'Rules are functions in exporter/rules; see CONTRIBUTING.md, "Adding an operator".'
+    )

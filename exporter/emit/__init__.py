@@ -1,0 +1,1 @@
+"""Emit: write a program in a runtime's own format."""

@@ -1,0 +1,1 @@
+"""Lowering: how each runtime likes the same mathematics spelled."""

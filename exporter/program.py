@@ -1,0 +1,170 @@
+"""The one graph representation that all stages share: functional ATen operators on named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import traceback
+from torch.fx.experimental.proxy_tensor import make_fx
+
+SCOPE = "saliport.scope"
+"""Metadata key of where in the model a node comes from: ``layer1.0.relu``, ``layer1.0.relu.vjp``."""
+
+SOURCE = "saliport.source"
+"""Metadata key of the line of the user's code that a node comes from: ``model.py:88``."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A functional ATen graph and the tensors that it closes over.
+
+    Attributes:
+        graph: Placeholders for ``inputs``, then one for each key of ``tensors``, then operators,
+            each with its fake value in ``node.meta["val"]``. Nothing is mutated.
+        inputs: Names of the user's inputs, in order.
+        tensors: Weights, buffers and constants by qualified name, as in the model's state dict.
+    """
+
+    graph: fx.Graph
+    inputs: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def placeholders(self) -> list[fx.Node]:
+        """The graph's placeholders: the inputs first, then one per tensor."""
+        return [node for node in self.graph.nodes if node.op == "placeholder"]
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """The graph's outputs."""
+        return tuple(self.graph.output_node().args[0])  # type: ignore[arg-type]
+
+    def names(self) -> dict[fx.Node, str]:
+        """Map each placeholder to its input's or tensor's name."""
+        return dict(zip(self.placeholders, (*self.inputs, *self.tensors), strict=True))
+
+
+def scope_of(node: fx.Node) -> str:
+    """Return where in the model a node comes from, for example ``layer1.0.relu.vjp``."""
+    return (node.meta.get("custom") or {}).get(SCOPE, node.name)
+
+
+def place_of(node: fx.Node) -> str:
+    """Return a node's scope and source line, as an error message names them."""
+    return ", ".join(filter(None, (scope_of(node), (node.meta.get("custom") or {}).get(SOURCE, ""))))
+
+
+def scope(name: str) -> Any:
+    """Return a context in which every traced operator gets this scope."""
+    return traceback.annotate({SCOPE: name})
+
+
+def trace(
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    fakes: Mapping[str, Tensor],
+) -> Program:
+    """Record the operators that a function applies to fake tensors.
+
+    Args:
+        function: Takes the inputs, then the tensors, each in order; returns a tuple of tensors.
+        inputs: Fake values of the program's inputs by name.
+        tensors: The real tensors by name, kept as they are.
+        fakes: A fake value for each key of ``tensors``, in the inputs' fake mode.
+    """
+    values = [*inputs.values(), *fakes.values()]
+    with fake_mode_of(values), traceback.preserve_node_meta(), torch.no_grad():
+        traced = make_fx(function, pre_dispatch=True, tracing_mode="real")(*values)
+    graph = traced.graph
+    for node in graph.nodes:
+        if node.op == "get_attr":  # a constant that the function made, for example torch.tensor(1.0)
+            raise AssertionError(f"{node.target} is a constant: rules must build values from their arguments")
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
+    return Program(graph, tuple(inputs), tensors)
+
+
+def retrace(program: Program, function: Callable[..., tuple[Tensor, ...]]) -> Program:
+    """Trace a function of the program's own inputs and tensors, typically one that interprets its graph."""
+    fakes = {name: node.meta["val"] for node, name in program.names().items()}
+    inputs = {name: fakes.pop(name) for name in program.inputs}
+    return trace(function, inputs, program.tensors, fakes)
+
+
+def fake_mode_of(values: list[Tensor]) -> Any:
+    """Return the fake mode that the values live in."""
+    return values[0].fake_mode  # type: ignore[attr-defined]
+
+
+class _Folder(nn.Module):
+    """Holds tensors and other folders, so that a qualified name is a path of attributes."""
+
+    def __init__(self) -> None:
+        # Its own, because torch.jit.script warns of the annotations in nn.Module.__init__.
+        super().__init__()
+
+
+def to_module(program: Program) -> nn.Module:
+    """Return the program as a plain module: ``forward(*inputs)`` on real tensors.
+
+    The module holds the tensors under their qualified names, so that its state dict reads like the
+    model's. Its operators are overload packets, which is what ``torch.jit.script`` understands.
+    """
+    root = _Folder()
+    for name, tensor in program.tensors.items():
+        *path, leaf = name.split(".")
+        owner: nn.Module = root
+        for part in path:
+            if not isinstance(getattr(owner, part, None), nn.Module):
+                owner.add_module(part, _Folder())
+            owner = getattr(owner, part)
+        owner.register_buffer(leaf, tensor.detach())
+    names = program.names()
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and names[node] in program.tensors:
+            copies[node] = graph.get_attr(names[node])
+        elif node.op == "placeholder":
+            copies[node] = graph.placeholder(names[node], type_expr=Tensor)
+        else:
+            copy = graph.node_copy(node, copies.__getitem__)
+            if isinstance(copy.target, torch._ops.OpOverload):
+                copy.target = copy.target.overloadpacket
+            copies[node] = copy
+        copies[node].meta = dict(node.meta)
+    return fx.GraphModule(root, graph, class_name="Explicit")
+
+
+def interpret(
+    program: Program,
+    values: tuple[Any, ...],
+    call: Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any],
+) -> dict[fx.Node, Any]:
+    """Run a program's operators in order, each under its own scope.
+
+    Args:
+        program: What to run.
+        values: A value for each placeholder.
+        call: Computes an operator node from its arguments' values; see :func:`run_operator`.
+
+    Returns:
+        The value of every node but the output.
+    """
+    env: dict[fx.Node, Any] = dict(zip(program.placeholders, values, strict=True))
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+            with traceback.annotate(node.meta.get("custom") or {}):
+                env[node] = call(node, args, kwargs)
+    return env
+
+
+def run_operator(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a node's own operator."""
+    op: Any = node.target
+    return op(*args, **kwargs)

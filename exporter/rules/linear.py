@@ -1,0 +1,97 @@
+"""Linear operators: convolutions and matrix products. Each rule applies the transposed map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from exporter.rules.table import unbroadcast, vjp
+
+aten = torch.ops.aten
+
+_TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+_FORWARD = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+
+
+@vjp(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+def conv(
+    ct: Tensor,
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor:
+    """Transposed convolution with the same kernel.
+
+    ct, y: [N, C', *L']; x: [N, C, *L]; weight: [C', C / groups, *k]; returns [N, C, *L].
+    """
+    stride, padding, dilation = (per_axis(value, x.ndim - 2) for value in (stride, padding, dilation))
+    extra = uncovered(x.shape[2:], y.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return _TRANSPOSED[x.ndim - 2](ct, weight, None, stride, padding, extra, groups, dilation)
+
+
+def per_axis(value: Sequence[int], axes: int) -> list[int]:
+    """Repeat a single setting for every spatial axis."""
+    return list(value) * axes if len(value) == 1 else list(value)
+
+
+def uncovered(
+    size: Sequence[int],
+    out: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Return, per axis, how many trailing positions of the padded input no window of a convolution reached."""
+    return [
+        length - ((n - 1) * s - 2 * p + d * (k - 1) + 1)
+        for length, n, k, s, p, d in zip(size, out, kernel, stride, padding, dilation, strict=True)
+    ]
+
+
+@vjp(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def conv_transpose(
+    ct: Tensor,
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Tensor:
+    """Convolution with the same kernel. ct, y: [N, C', *L']; weight: [C, C' / groups, *k]; returns [N, C, *L]."""
+    return _FORWARD[x.ndim - 2](ct, weight, None, stride, padding, dilation, groups)
+
+
+@vjp(aten.linear.default)
+def linear(ct: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``ct @ weight``. ct: [..., K]; weight: [K, C]; returns [..., C]."""
+    return torch.matmul(ct, weight)
+
+
+@vjp(aten.addmm.default, wrt=1)
+def addmm(ct: Tensor, y: Tensor, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``y = bias + x @ weight``. ct: [N, K]; weight: [C, K]; returns [N, C]."""
+    return torch.matmul(ct, weight.transpose(0, 1))
+
+
+@vjp(aten.matmul.default, aten.mm.default, aten.bmm.default)
+def matmul_left(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``ct @ b^T`` for ``y = a @ b``. a: [..., I, J], b: [..., J, K]; returns a's shape."""
+    return unbroadcast(torch.matmul(ct, b.transpose(-2, -1)), a)
+
+
+@vjp(aten.matmul.default, aten.mm.default, aten.bmm.default, wrt=1)
+def matmul_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``a^T @ ct`` for ``y = a @ b``. a: [..., I, J], b: [..., J, K]; returns b's shape."""
+    return unbroadcast(torch.matmul(a.transpose(-2, -1), ct), b)
