@@ -1,1 +1,68 @@
-"""Saliport: a network's prediction and its saliency map, compiled into one artifact."""
+"""Saliport: a network's prediction and its saliency map, compiled into one artifact.
+
+The names below are the public API; each is imported when it is first used, so that running an ONNX artifact does not
+import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporter.artifact import Artifact
+    from exporter.errors import (
+        ArtifactError,
+        SaliportError,
+        UnsupportedModel,
+        UnsupportedOp,
+        UsageError,
+        VerificationFailed,
+    )
+    from exporter.parity import Certificate, verify
+    from exporter.pipeline import build, export
+    from exporter.runtime import PREDICTED, Explanation, Session, load
+
+__all__ = [
+    "PREDICTED",
+    "Artifact",
+    "ArtifactError",
+    "Certificate",
+    "Explanation",
+    "SaliportError",
+    "Session",
+    "UnsupportedModel",
+    "UnsupportedOp",
+    "UsageError",
+    "VerificationFailed",
+    "build",
+    "export",
+    "load",
+    "verify",
+]
+
+_HOMES = {
+    "artifact": ("Artifact",),
+    "errors": (
+        "ArtifactError",
+        "SaliportError",
+        "UnsupportedModel",
+        "UnsupportedOp",
+        "UsageError",
+        "VerificationFailed",
+    ),
+    "parity": ("Certificate", "verify"),
+    "pipeline": ("build", "export"),
+    "runtime": ("PREDICTED", "Explanation", "Session", "load"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"exporter.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

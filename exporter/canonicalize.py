@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from exporter.errors import UnsupportedOp
-from exporter.program import Program, interpret, retrace
+from exporter.program import Program, interpret, place_of, retrace
 
 aten = torch.ops.aten
 
@@ -33,7 +33,10 @@ def canonicalize(program: Program) -> Program:
 
 def _respell(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     op: Any = node.target
-    return SPELLINGS.get(op, op)(*args, **kwargs)
+    try:
+        return SPELLINGS.get(op, op)(*args, **kwargs)
+    except UnsupportedOp as error:
+        raise UnsupportedOp(f"{error} ({place_of(node)})") from error
 
 
 def _spelling(*ops: torch._ops.OpOverload) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -95,7 +98,8 @@ def _averaging_matrix(x: Tensor, length: int, count: int) -> Tensor:
     position = torch.arange(length, device=x.device)[None, :]
     window = torch.arange(count, device=x.device)[:, None]
     inside = (position * count < (window + 1) * length) & ((position + 1) * count > window * length)
-    return inside / inside.sum(1, keepdim=True).to(x.dtype)
+    members = inside * x.new_ones(())  # of x's dtype, whatever it is when the program runs
+    return members / members.sum(1, keepdim=True)
 
 
 @_spelling(aten.adaptive_max_pool2d.default)
@@ -108,7 +112,23 @@ def _adaptive_max_pool2d(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor
     return aten.max_pool2d_with_indices(x, window, window)
 
 
-@_spelling(aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints)
+@_spelling(aten.pad.default)
+def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Padding with a constant has an operator of its own; the other modes stay as they are."""
+    if mode != "constant":
+        return aten.pad(x, pad, mode, value)
+    return torch.constant_pad_nd(x, pad, 0.0 if value is None else value)
+
+
+@_spelling(aten.matmul.default)
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """A vector is a matrix of one row on the left, of one column on the right."""
+    product = torch.matmul(a.unsqueeze(0) if a.ndim == 1 else a, b.unsqueeze(1) if b.ndim == 1 else b)
+    product = product.squeeze(-1) if b.ndim == 1 else product
+    return product.squeeze(-1 if b.ndim == 1 else -2) if a.ndim == 1 else product
+
+
+@_spelling(aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.flatten.using_ints)
 def _view(x: Tensor, *args: Any) -> Tensor:
-    """One spelling for every change of shape."""
+    """One spelling for every change of shape; a view of what ``contiguous`` once copied is not always a view."""
     return x.reshape(*args) if isinstance(args[0], (list, tuple)) else x.flatten(*args)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import logging
 import re
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -68,8 +73,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     # torch.export specialises sizes 0 and 1, so the batch that it sees must be larger.
     image = example[:1].expand(2, *example.shape[1:]).clone()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.export warns of its own internals
+        with _quiet():
             exported = torch.export.export(model, (image,), dynamic_shapes=({0: Dim(BATCH)},))
             return exported.run_decompositions({})  # functional: no operator writes into a tensor
     except Exception as error:
@@ -87,6 +91,19 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         raise UnsupportedModel(f"torch.export cannot capture {_name(model)}: {_first_line(error)}") from error
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to ourselves what torch.export warns, logs and prints of its own internals; our error says where and why."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
 def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Program:
     """Order the placeholders as a program has them, keep used tensors only, name every node's scope."""
     graph = fx.Graph()
@@ -95,6 +112,7 @@ def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Progra
     values = {**exported.state_dict, **exported.constants}
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     nodes = {node.name: node for node in exported.graph.nodes}
+    logits = nodes[exported.graph_signature.user_outputs[0]]
     user_inputs = [nodes[name] for name, spec in specs.items() if spec.kind is InputKind.USER_INPUT]
     if any(isinstance(specs[node.name].arg, ConstantArgument) for node in user_inputs) or len(user_inputs) != 1:
         raise UnsupportedModel(f"{_name(model)} must take exactly one tensor")
@@ -104,6 +122,9 @@ def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Progra
     for node in exported.graph.nodes:
         if node in copies or (node.op == "placeholder" and not node.users):
             continue
+        if node.op == "output":  # without the input's new value, where the model writes into its input
+            graph.output((copies[logits],))
+            break
         copies[node] = graph.node_copy(node, copies.__getitem__)
         copies[node].meta = dict(node.meta)
         if node.op == "placeholder":
@@ -112,16 +133,22 @@ def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Progra
             tensors[target] = values[target].detach()
         elif node.op == "call_function":
             copies[node].meta["custom"] = {SCOPE: names.scope(node), SOURCE: _source_line(node)}
-    _check_outputs(model, exported)
+    _check_outputs(model, exported, user_inputs[0], logits)
     return Program(graph, (IMAGE,), tensors)
 
 
-def _check_outputs(model: nn.Module, exported: torch.export.ExportedProgram) -> None:
+def _check_outputs(model: nn.Module, exported: torch.export.ExportedProgram, image: fx.Node, logits: fx.Node) -> None:
     mutated = exported.graph_signature.buffers_to_mutate
     if mutated:
         raise UnsupportedModel(
             f"{_name(model)} writes into its buffers in eval mode ({', '.join(sorted(mutated.values()))}); "
             "an artifact has no state. Remove the update from the eval path."
+        )
+    rows = logits.meta["val"].shape[0]
+    if str(rows) != str(image.meta["val"].shape[0]):
+        raise UnsupportedModel(
+            f"{_name(model)} returns {rows} row(s) of logits for a batch of any size; "
+            "an attribution needs logits [N, K], one row of K class scores per input."
         )
 
 
@@ -131,7 +158,7 @@ class _Names:
     def __init__(self, leaves: set[str]) -> None:
         self._leaves = leaves
         self._calls: dict[tuple[str, str], str] = {}
-        self._taken: dict[str, int] = {}
+        self._taken: set[str] = set()
 
     def scope(self, node: fx.Node) -> str:
         stack = node.meta.get("nn_module_stack") or {}
@@ -144,9 +171,9 @@ class _Names:
             key = (node.name, f"{path}.{kind}" if path else kind)
         if key not in self._calls:
             base = key[1]
-            count = self._taken.get(base, 0)
-            self._taken[base] = count + 1
-            self._calls[key] = f"{base}_{count}" if count else base
+            spare = (f"{base}_{count}" for count in itertools.count(1) if f"{base}_{count}" not in self._leaves)
+            self._calls[key] = next(name for name in itertools.chain([base], spare) if name not in self._taken)
+            self._taken.add(self._calls[key])
         return self._calls[key]
 
 

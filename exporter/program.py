@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -132,10 +133,10 @@ def to_module(program: Program) -> nn.Module:
         elif node.op == "placeholder":
             copies[node] = graph.placeholder(names[node], type_expr=Tensor)
         else:
-            copy = graph.node_copy(node, copies.__getitem__)
-            if isinstance(copy.target, torch._ops.OpOverload):
-                copy.target = copy.target.overloadpacket
-            copies[node] = copy
+            args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+            op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
+            name = re.sub(r"\W", "_", scope_of(node))
+            copies[node] = graph.create_node(node.op, op, args, kwargs, name)
         copies[node].meta = dict(node.meta)
     return fx.GraphModule(root, graph, class_name="Explicit")
 

@@ -6,6 +6,7 @@ graph: the batch, the one dynamic size, is ``-1`` in a Reshape and is read off t
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections import Counter
@@ -236,7 +237,9 @@ class _Emitter:
             finals,
             [*tensors, *(constant for constant in self._initializers if constant.name in used)],
             value_info=[
-                self._info(names[name], fake) for name, fake in self._fakes.items() if names.get(name) not in outputs
+                self._info(names[name], fake)
+                for name, fake in self._fakes.items()
+                if name in names and names[name] not in outputs
             ],
         )
         return helper.make_model(
@@ -260,11 +263,12 @@ class _Emitter:
         """Name nodes after their scope, ``layer1.0.conv1`` or ``layer1.0.relu.vjp/Mul``; values likewise."""
         renamed: dict[str, str] = {}
         alone = Counter(self._scopes)
-        taken = Counter({*self._program.inputs, *self._program.tensors, "logits", "attribution"})
+        taken = {*self._program.inputs, *self._program.tensors, "logits", "attribution"}
         for node, name in zip(self._nodes, self._scopes, strict=True):
             base = name if alone[name] == 1 else f"{name}/{node.op_type}"
-            unique = f"{base}_{taken[base]}" if taken[base] else base
-            taken[base] += 1
+            candidates = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
+            unique = next(candidate for candidate in candidates if candidate not in taken)
+            taken.add(unique)
             node.name = unique
             for index, output in enumerate(node.output):
                 renamed[output] = f"{unique}:{index}" if index else unique
@@ -494,9 +498,19 @@ for _name, _kind in (
 ):
     _overloads = getattr(aten, _name)
     translates(_overloads.Tensor, _overloads.Scalar)(_comparison(_kind))
-for _name in ("abs", "exp", "log", "neg", "relu", "sigmoid", "sign", "sqrt", "tanh"):
+for _name in ("abs", "ceil", "exp", "floor", "log", "neg", "relu", "round", "sigmoid", "sign", "sqrt", "tanh"):
     translates(getattr(aten, _name).default)(_unary(_name.capitalize()))
 translates(aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default)(lambda e, a, b: e.op("And", a, b))
+
+
+@translates(aten.ne.Tensor, aten.ne.Scalar)
+def _not_equal(e: _Emitter, a: Value, b: Value | float) -> str:
+    return e.op("Not", e.op("Equal", a, e.as_value(b, a.dtype)))
+
+
+@translates(aten.detach.default)
+def _identity(e: _Emitter, x: Value) -> str:
+    return e.op("Identity", x)
 
 
 @translates(aten.rsub.Scalar, aten.rsub.Tensor)
@@ -563,12 +577,12 @@ def _to(e: _Emitter, x: Value, *args: Any, **kwargs: Any) -> str:
     return e.cast(x, e.fake.dtype)
 
 
-@translates(aten.softmax.int)
+@translates(aten.softmax.int, aten._softmax.default)
 def _softmax(e: _Emitter, x: Value, dim: int, *args: object) -> str:
     return e.op("Softmax", x, axis=dim)
 
 
-@translates(aten.log_softmax.int)
+@translates(aten.log_softmax.int, aten._log_softmax.default)
 def _log_softmax(e: _Emitter, x: Value, dim: int, *args: object) -> str:
     return e.op("LogSoftmax", x, axis=dim)
 

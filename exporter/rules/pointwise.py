@@ -31,6 +31,8 @@ NO_GRADIENT |= {
     aten.lt.Tensor,
     aten.ne.Scalar,
     aten.ne.Tensor,
+    aten.new_ones.default,
+    aten.new_zeros.default,
     aten.ones_like.default,
     aten.round.default,
     aten.sign.default,

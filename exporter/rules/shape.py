@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from exporter.errors import UnsupportedOp
 from exporter.rules.table import unbroadcast, vjp
 
 aten = torch.ops.aten
 
 
 @vjp(
+    aten.reshape.default,
     aten.view.default,
     aten.unsqueeze.default,
     aten.squeeze.default,
@@ -46,7 +49,8 @@ def expand(ct: Tensor, y: Tensor, x: Tensor, size: Sequence[int]) -> Tensor:
 @vjp(aten.cat.default)
 def cat(ct: Tensor, y: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> list[Tensor]:
     """Each part's own slice."""
-    return list(ct.split([x.shape[dim] for x in tensors], dim))
+    ends = list(itertools.accumulate(x.shape[dim] for x in tensors))
+    return [aten.slice(ct, dim, start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 @vjp(aten.constant_pad_nd.default)
@@ -72,7 +76,7 @@ def slice_(
     elif start in (None, 0) and step == 1 and taken == length:
         return ct
     else:
-        raise NotImplementedError("a slice of a dynamic axis")
+        raise UnsupportedOp("a slice of the batch has no vjp rule: every image needs its own logits")
     if step > 1:
         ct = _pad(ct.unsqueeze(dim % x.ndim + 1), dim % x.ndim + 1, 0, step - 1).flatten(dim % x.ndim, dim % x.ndim + 1)
     return _pad(ct, dim % x.ndim, first, length - first - taken * step)

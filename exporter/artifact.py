@@ -1,0 +1,194 @@
+"""The artifact folder: its manifest, and how it is put in place whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ArtifactError, UsageError
+
+SCHEMA = 1
+"""Version of the manifest's schema, ``exporter/manifest.schema.json``."""
+
+MANIFEST = "manifest.json"
+FILES = {"torchscript": "model.pt", "onnx": "model.onnx"}
+"""Format -> file name."""
+
+_OWN = {MANIFEST, *FILES.values()}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it holds; see ``exporter/manifest.schema.json``.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Artifact:
+        """Read a folder's manifest.
+
+        Raises:
+            ArtifactError: There is no manifest, it is not JSON, or its schema is of another version.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ArtifactError(f"{folder} is not an artifact: {path} cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise ArtifactError(f"{path} is not JSON: {error}") from error
+        version = manifest.get("schema") if isinstance(manifest, dict) else None
+        if version != SCHEMA:
+            raise ArtifactError(f"{path} has schema {version!r}; this version of Saliport reads {SCHEMA}")
+        return cls(folder, manifest)
+
+    def file(self, format: str) -> Path:
+        """Return the path of one format's file after checking its hash.
+
+        Raises:
+            ArtifactError: The artifact lacks the format, or the file is missing or not the one described.
+        """
+        described = self.manifest["files"].get(format)
+        if described is None:
+            have = ", ".join(self.manifest["files"])
+            raise ArtifactError(f"{self.folder} holds no {format} file, only {have}; export it with --format {format}")
+        path = self.folder / FILES[format]
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror})") from error
+        if found != described["sha256"]:
+            raise ArtifactError(f"{path} has changed since it was proven: sha256 {found}, not {described['sha256']}")
+        return path
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return a written file's entry in the manifest."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest into a folder."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that an artifact must not replace.
+
+    Raises:
+        UsageError: It is a file, holds anything but an earlier artifact, or cannot be written.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"--output {folder} is not a folder; name a new folder or one that holds an earlier artifact")
+    parent = _existing(folder)
+    if not parent.is_dir():
+        raise UsageError(f"--output {folder} lies below {parent}, which is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {folder} cannot be written: no permission in {parent}")
+    if folder.exists():
+        foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OWN)
+        if foreign:
+            raise UsageError(
+                f"--output {folder} holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
+                "an export replaces its folder whole. Name a new folder, or move them away"
+            )
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest ancestor that exists: what lies below it is yet to be made."""
+    parent = Path(os.path.abspath(folder)).parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    return parent
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into; when the block ends without an error, it takes the place of ``folder``.
+
+    The exchange is one system call where the system has one (Linux), so that at every moment ``folder`` is the old
+    artifact whole or the new one whole. What an interrupted run left aside is removed by the next one.
+
+    Raises:
+        UsageError: The folder must not be replaced (see :func:`check_output`), or the disk is full or read-only.
+    """
+    check_output(folder)
+    target = Path(os.path.abspath(folder))
+    prefix = f".{target.name}."
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{prefix}*.aside"):
+            _remove_own(left)
+        aside = Path(tempfile.mkdtemp(prefix=prefix, suffix=".aside", dir=target.parent))
+    except OSError as error:
+        raise UsageError(f"--output {folder} cannot be written: {error.strerror}") from error
+    try:
+        yield aside
+        aside.chmod(0o777 & ~_umask())
+        if target.exists():
+            check_output(folder)
+            _exchange(aside, target)
+        else:
+            aside.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise UsageError(f"--output {folder} cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        if aside.exists():
+            _remove_own(aside)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove_own(folder: Path) -> None:
+    """Remove a folder that was written aside, unless it holds something that we did not write."""
+    if all(entry.name in _OWN for entry in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders. Without the system call, the old one steps aside for the moment of two renames."""
+    if sys.platform == "linux":
+        try:
+            rename = ctypes.CDLL(None, use_errno=True).renameat2
+        except AttributeError:
+            rename = None
+        if rename is not None:
+            here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+            if rename(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
+                return
+            if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(old))
+    stepped = new.with_suffix(".old.aside")
+    old.rename(stepped)
+    new.rename(old)
+    stepped.rename(new)
