@@ -145,6 +145,7 @@ def interpret(
     program: Program,
     values: tuple[Any, ...],
     call: Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any],
+    env: dict[fx.Node, Any] | None = None,
 ) -> dict[fx.Node, Any]:
     """Run a program's operators in order, each under its own scope.
 
@@ -152,11 +153,13 @@ def interpret(
         program: What to run.
         values: A value for each placeholder.
         call: Computes an operator node from its arguments' values; see :func:`run_operator`.
+        env: Where to put the values, for a ``call`` that needs to look at earlier ones.
 
     Returns:
         The value of every node but the output.
     """
-    env: dict[fx.Node, Any] = dict(zip(program.placeholders, values, strict=True))
+    env = {} if env is None else env
+    env.update(zip(program.placeholders, values, strict=True))
     for node in program.graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)

@@ -187,6 +187,19 @@ class _Emitter:
         name: str = self.op("Shape", self._program.inputs[0], start=0, end=1)
         return name
 
+    def before_padding(self, x: Value, axes: int) -> tuple[Value, list[int]]:
+        """Return what a Conv's input was before zeros were put around it, and the widths as ``pads`` has them."""
+        node = self.node.args[0]
+        unpadded = (x, [0] * (2 * axes))
+        if not isinstance(node, fx.Node) or node.target != aten.constant_pad_nd.default:
+            return unpadded
+        arguments: Any = node.args
+        source, widths, *value = arguments
+        if any(value) or min(widths) < 0 or len(widths) > 2 * axes:
+            return unpadded
+        widths = [*widths, *[0] * (2 * axes - len(widths))]
+        return self._values[source], [*widths[::2][::-1], *widths[1::2][::-1]]
+
     # -- the walk -----------------------------------------------------------------------------------------
 
     def translate(self, node: fx.Node) -> None:
@@ -213,6 +226,7 @@ class _Emitter:
 
     def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         """Return the finished model."""
+        self._drop_dead()
         names = self._readable_names()
         finals = []
         for node, name in zip(self._program.outputs, outputs, strict=True):
@@ -248,6 +262,17 @@ class _Emitter:
             ir_version=_IR_VERSION[self.opset],
             opset_imports=[helper.make_opsetid("", self.opset)],
         )
+
+    def _drop_dead(self) -> None:
+        """Drop nodes that no output needs: a Pad that its Conv has taken over, a shape that nobody asked for."""
+        live = {self._values[node].name for node in self._program.outputs}
+        kept = []
+        for node, name in zip(reversed(self._nodes), reversed(self._scopes), strict=True):
+            if live & set(node.output):
+                kept.append((node, name))
+                live |= set(node.input)
+        self._nodes = [node for node, _ in reversed(kept)]
+        self._scopes = [name for _, name in reversed(kept)]
 
     def _inputs(self) -> list[fx.Node]:
         return self._program.placeholders[: len(self._program.inputs)]
@@ -303,14 +328,15 @@ def _conv(
     groups: int = 1,
 ) -> str:
     axes = x.ndim - 2
+    source, pads = e.before_padding(x, axes)
     return e.op(
         "Conv",
-        x,
+        source,
         weight,
         bias,
         kernel_shape=list(weight.shape[2:]),
         strides=_spatial(stride, axes),
-        pads=_spatial(padding, axes) * 2,
+        pads=[own + more for own, more in zip(_spatial(padding, axes) * 2, pads, strict=True)],
         dilations=_spatial(dilation, axes),
         group=groups,
     )
@@ -655,6 +681,12 @@ def _expand(e: _Emitter, x: Value, size: Sequence[Any], **kwargs: Any) -> str:
 @translates(aten.cat.default)
 def _cat(e: _Emitter, tensors: Sequence[Value], dim: int = 0) -> str:
     return e.op("Concat", *tensors, axis=dim)
+
+
+@translates(aten.stack.default)
+def _stack(e: _Emitter, tensors: Sequence[Value], dim: int = 0) -> str:
+    axis = e.constant([dim % e.fake.ndim])
+    return e.op("Concat", *(e.op("Unsqueeze", tensor, axis) for tensor in tensors), axis=dim % e.fake.ndim)
 
 
 @translates(aten.slice.Tensor)

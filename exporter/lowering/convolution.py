@@ -1,0 +1,197 @@
+"""Passes on the input gradient of convolutions, which the rules write as transposed convolutions.
+
+onnxruntime computes a Conv in a blocked layout with vector instructions, and a ConvTranspose by a matrix product and a
+scattering sum. So the gradient is written as Convs on the forward pass's own weight. What is done to the weight
+(flip, transpose, slice, scale) is done in the graph: the file keeps one copy, a session folds it when it loads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from exporter.lowering.rewrite import Match, Pass, aten, producer, used_once
+from exporter.rules.linear import per_axis
+
+BLOCK = 8
+"""Channels of a block in onnxruntime's layout: a Conv with fewer outputs than that computes padding."""
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A two-dimensional transposed convolution without bias.
+
+    Attributes:
+        ct: Its input ``[N, C', H', W']``.
+        weight: ``[C', C / groups, *k]``.
+        size: Its output's height and width.
+        stride: Per axis.
+        padding: Per axis; how much of the output's edge is cut.
+        dilation: Per axis.
+        groups: How many.
+    """
+
+    ct: Tensor
+    weight: Tensor
+    size: tuple[int, int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+
+def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
+    """Read a transposed convolution; None if it has a bias or its output's size is dynamic."""
+    node = node or match.node
+    arguments: list[Any] = list(node.args)
+    defaults: list[Any] = [None, [1], [0], [0], 1, [1]]
+    ct, weight, bias, stride, padding, _, groups, dilation = (*arguments, *defaults[len(arguments) - 2 :])
+    size = tuple(node.meta["val"].shape[2:])
+    if bias is not None or not all(isinstance(length, int) for length in size):
+        return None
+    scaled = producer(ct, aten.mul.Tensor)
+    kernel = match.value(weight)
+    if scaled is not None and used_once(scaled) and _per_channel(scaled.args[1]):
+        # (ct * s) conv W = ct conv (s * W): batch norm's scale moves from the image to the weight.
+        ct = scaled.args[0]
+        kernel = kernel * match.value(scaled.args[1]).reshape(-1, 1, 1, 1)
+    stride, padding, dilation = (per_axis(setting, 2) for setting in (stride, padding, dilation))
+    return Transposed(match.value(ct), kernel, size, stride, padding, dilation, groups)
+
+
+def _per_channel(node: Any) -> bool:
+    """Tell whether a node is a ``[C, 1, 1]`` scale made of weights alone."""
+    scale = producer(node, aten.view.default, aten.reshape.default)
+    return (
+        scale is not None
+        and list(scale.meta["val"].shape[1:]) == [1, 1]
+        and not isinstance(scale.meta["val"].shape[0], torch.SymInt)
+    )
+
+
+def swap(weight: Tensor, groups: int) -> Tensor:
+    """Exchange input and output channels within each group: ``[C', C / g, *k] -> [C, C' / g, *k]``."""
+    if groups == 1:
+        return weight.transpose(0, 1)
+    outputs, inputs, *kernel = weight.shape
+    if inputs == 1 and outputs == groups:
+        return weight  # depthwise: every channel is its own group
+    grouped = weight.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)
+    return grouped.reshape(groups * inputs, outputs // groups, *kernel)
+
+
+def flip(weight: Tensor) -> Tensor:
+    """Reverse a kernel in height and width."""
+    axes = [axis for axis in (2, 3) if weight.shape[axis] > 1]
+    return weight.flip(axes) if axes else weight
+
+
+def _flip_kernel(match: Match) -> Any:
+    """At stride 1: ``conv_transpose(g, W, padding=p) -> conv(g, swap(flip(W)), padding=d (k - 1) - p)``."""
+    op = _read(match)
+    if op is None or op.stride != [1, 1]:
+        return NotImplemented
+    reach = [d * (k - 1) for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)]
+    padding = [r - p for r, p in zip(reach, op.padding, strict=True)]
+    if min(padding) < 0:
+        return NotImplemented
+    return torch.conv2d(op.ct, swap(flip(op.weight), op.groups), None, 1, padding, op.dilation, op.groups)
+
+
+def phases(op: Transposed) -> list[list[Tensor | None]]:
+    """Compute every stride phase of a transposed convolution by a Conv with exactly the taps that reach it.
+
+    Output ``s m + r`` of one axis receives tap ``t`` of the kernel where ``t = r + p (mod s)``. With ``t = t0 + s j``,
+    ``j < J``, and ``q = (r + p - t0) / s`` it is ``sum_j W[t0 + s j] g[m + q - j]``: a Conv with ``J`` taps. A phase
+    that no tap reaches is None.
+    """
+    return [[_phase(op, row, column) for column in range(op.stride[1])] for row in range(op.stride[0])]
+
+
+def _phase(op: Transposed, row: int, column: int) -> Tensor | None:
+    weight, before, after = op.weight, [0, 0], [0, 0]
+    for axis, r in enumerate((row, column)):
+        s, p, k = op.stride[axis], op.padding[axis], weight.shape[2 + axis]
+        first = (r + p) % s
+        taps = len(range(first, k, s))
+        if taps == 0:
+            return None
+        if taps < k:
+            weight = aten.slice(weight, 2 + axis, first, k, s)
+        shift = (r + p - first) // s
+        outputs = len(range(r, op.size[axis], s))
+        before[axis] = taps - 1 - shift
+        after[axis] = outputs + taps - 1 - op.ct.shape[2 + axis] - before[axis]
+    ct, padding = op.ct, [0, 0]
+    if before == after and min(before) >= 0:
+        padding = before
+    elif any((*before, *after)):
+        ct = torch.constant_pad_nd(ct, [before[1], after[1], before[0], after[0]])
+    return torch.conv2d(ct, swap(flip(weight), op.groups), None, 1, padding, 1, op.groups)
+
+
+def interleave(parts: list[list[Tensor | None]], size: tuple[int, int], ct: Tensor) -> Tensor:
+    """Lay stride phases side by side: ``out[..., s m + r, t n + c] = parts[r][c][..., m, n]``; None is zero.
+
+    By stacking on the last axis, then on the rows: 2.3 times as fast as DepthToSpace in onnxruntime.
+    """
+    known = next(part for row in parts for part in row if part is not None)
+    full = [-(-length // count) for length, count in zip(size, (len(parts), len(parts[0])), strict=True)]
+    rows = []
+    for row in parts:
+        columns = [known.new_zeros((*known.shape[:2], *full)) if part is None else _grow(part, full) for part in row]
+        rows.append(torch.stack(columns, -1).flatten(-2) if len(columns) > 1 else columns[0])
+    whole = torch.stack(rows, -2).flatten(-3, -2) if len(rows) > 1 else rows[0]
+    for axis, length in zip((2, 3), size, strict=True):
+        if whole.shape[axis] != length:
+            whole = aten.slice(whole, axis, 0, length)
+    return whole
+
+
+def _grow(part: Tensor, full: list[int]) -> Tensor:
+    """Pad a phase that is one shorter than the first, at an odd size."""
+    missing = [length - have for length, have in zip(full, part.shape[2:], strict=True)]
+    return torch.constant_pad_nd(part, [0, missing[1], 0, missing[0]]) if any(missing) else part
+
+
+def _stride_phases(match: Match) -> Any:
+    """At a stride: one Conv for each phase of the output, then interleave; see :func:`phases`."""
+    op = _phased(match)
+    return NotImplemented if op is None else interleave(phases(op), op.size, op.ct)
+
+
+def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
+    """Read a transposed convolution that is worth splitting: strided, and with channels to fill a block."""
+    op = _read(match, node)
+    channels = 0 if op is None else op.weight.shape[1] * op.groups
+    strided = op is not None and op.stride != [1, 1] and op.dilation == [1, 1]
+    return op if strided and channels >= BLOCK else None
+
+
+def _add_phases(match: Match) -> Any:
+    """``interleave(a) + interleave(b) -> interleave(a + b)``: a shortcut's 1x1 gradient touches one phase only."""
+    if len(match.node.args) != 2 or match.node.kwargs:
+        return NotImplemented
+    nodes = [producer(argument, aten.conv_transpose2d.input) for argument in match.node.args]
+    if any(node is None or not used_once(node) for node in nodes):
+        return NotImplemented
+    a, b = (_phased(match, node) for node in nodes)
+    if a is None or b is None or (a.stride, a.size) != (b.stride, b.size):
+        return NotImplemented
+    parts = [
+        [_sum(left, right) for left, right in zip(*rows, strict=True)]
+        for rows in zip(phases(a), phases(b), strict=True)
+    ]
+    return interleave(parts, a.size, a.ct)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+FLIP_KERNEL = Pass("flip kernel", (aten.conv_transpose2d.input,), _flip_kernel)
+STRIDE_PHASES = Pass("stride phases", (aten.conv_transpose2d.input,), _stride_phases)
+ADD_PHASES = Pass("add phases", (aten.add.Tensor,), _add_phases)

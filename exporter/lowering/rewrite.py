@@ -1,0 +1,82 @@
+"""How a pass changes a program: an operator is traced anew, and a pass may trace something else in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from exporter.program import Program, interpret, retrace, run_operator
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Match:
+    """An operator that a pass looks at.
+
+    Attributes:
+        node: The operator in the program before the rewrite; its arguments' nodes tell where values come from.
+        value: Gives an old node's value in the program that is being traced.
+    """
+
+    node: fx.Node
+    value: Callable[[Any], Any]
+
+
+Rewrite = Callable[[Match], Any]
+"""Traces a replacement and returns its value, or returns ``NotImplemented``."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named rewrite of one kind of operator.
+
+    Attributes:
+        name: As documentation and tests call it.
+        ops: The operators that it looks at.
+        rewrite: The rewrite; its docstring is the formula.
+    """
+
+    name: str
+    ops: tuple[torch._ops.OpOverload, ...]
+    rewrite: Rewrite
+
+
+def apply(program: Program, passes: Sequence[Pass]) -> Program:
+    """Run passes over a program, in one walk; at each operator the first pass that applies wins.
+
+    The result computes the same function; what no output needs any more is gone.
+    """
+    by_op: Mapping[Any, list[Pass]] = {}
+    for one in passes:
+        for op in one.ops:
+            by_op.setdefault(op, []).append(one)  # type: ignore[attr-defined]
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        env: dict[fx.Node, Any] = {}
+
+        def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            for one in by_op.get(node.target, ()):
+                result = one.rewrite(Match(node, env.__getitem__))
+                if result is not NotImplemented:
+                    return result
+            return run_operator(node, args, kwargs)
+
+        interpret(program, values, call, env)
+        return tuple(env[node] for node in program.outputs)
+
+    return retrace(program, function)
+
+
+def producer(node: Any, *ops: Any) -> fx.Node | None:
+    """Return a node if it is the result of one of these operators, else None."""
+    return node if isinstance(node, fx.Node) and node.target in ops else None
+
+
+def used_once(node: fx.Node) -> bool:
+    """Tell whether a node has a single user, so that nothing else needs it once that user is rewritten."""
+    return len(node.users) == 1
