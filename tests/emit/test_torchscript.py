@@ -1,0 +1,101 @@
+"""``exporter/emit/torchscript.py``: the file, loaded on its own, is the explicit module and nothing else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from exporter.emit.torchscript import emit
+from exporter.program import Program, to_module
+from tests.emit.networks import BODIES, IMAGE, compiled, explicit, inputs, live, network
+
+
+def reload(program: Program, path: Path) -> Any:
+    """Write a program and load the file."""
+    emit(program, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated.*", category=DeprecationWarning)
+        return torch.jit.load(path)
+
+
+def kinds(graph: Any) -> Iterator[str]:
+    """Every node of a graph and of the blocks inside."""
+    for node in graph.nodes():
+        yield node.kind()
+        for block in node.blocks():
+            yield from kinds(block)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_equals_eager_to_the_bit(name: str, tmp_path: Path) -> None:
+    program = explicit(name)
+    eager, loaded = to_module(program), reload(program, tmp_path / "model.pt")
+    for batch in (1, 3):
+        case = inputs(batch, IMAGE, program.outputs[0].meta["val"].shape[1])
+        for ours, theirs in zip(loaded(*case), eager(*case), strict=True):
+            if name == "addmm":  # TorchScript's own optimiser makes it a product and a sum
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            else:
+                assert torch.equal(ours, theirs)
+    used = set(kinds(loaded.inlined_graph))
+    assert {kind for kind in used if not kind.startswith(("aten::", "prim::"))} == set()
+    assert not used & {"prim::If", "prim::Loop", "prim::PythonOp", "prim::CallFunction", "prim::CallMethod"}
+    assert not {kind for kind in used if "backward" in kind or "autograd" in kind.lower() or "grad" in kind}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_runs_in_float64(name: str) -> None:
+    """As a module: scripting changes nothing of it (see above) and costs time."""
+    image, target = inputs(2, IMAGE, explicit(name).outputs[0].meta["val"].shape[1])
+    found = to_module(explicit(name)).double()(image.double(), target)
+    net = network(name).double()
+    try:
+        expected = live(net, image.double(), target)
+    finally:
+        net.float()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float64
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12 * max(1.0, theirs.abs().max().item()))
+
+
+def test_state_dict_reads_like_the_models(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), nn.Flatten(), nn.Linear(24, 3))
+    loaded = reload(compiled(net, IMAGE), tmp_path / "model.pt")
+    expected = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert set(loaded.state_dict()) == set(expected)
+    for name, value in expected.items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_loaded_file_runs_in_float64(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d((4, 3)))
+    net = nn.Sequential(net, nn.Flatten(), nn.Linear(24, 3))
+    loaded = reload(compiled(net, IMAGE), tmp_path / "model.pt").double()
+    image, target = inputs(3, IMAGE, 3)
+    for ours, theirs in zip(loaded(image.double(), target), live(net.double(), image.double(), target), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("target", [-3, -2, 3, 2**62])
+def test_a_target_outside_the_classes_is_an_error(target: int, tmp_path: Path) -> None:
+    loaded = reload(compiled(nn.Linear(4, 3), (4,)), tmp_path / "model.pt")
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        loaded(torch.zeros(2, 4), torch.tensor([0, target]))
+
+
+def test_the_file_needs_no_gradient(tmp_path: Path) -> None:
+    """Its outputs are plain tensors, and it runs where autograd is off altogether."""
+    loaded = reload(explicit("conv2d"), tmp_path / "model.pt")
+    case = inputs(2, IMAGE, 120)
+    with torch.inference_mode():
+        logits, attribution = loaded(*case)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert attribution.any()
+    assert logits.shape == (2, 120)
+    assert not any(value.requires_grad for value in loaded(*case))
