@@ -157,7 +157,7 @@ def export(
         files = {format: aside / FILES[format] for format in FORMATS if format in formats}
         for format, path in files.items():
             with stages.stage(f"emit {format}"):
-                _emit(explicit, format, path, opset)
+                write(explicit, format, path, opset)
         with stages.stage("verify"):
             certificate = verify(files, model, sample_shape, method, seed=seed)
         with stages.stage("write"):
@@ -182,7 +182,15 @@ def _check(model: nn.Module, formats: Sequence[str], opset: int) -> None:
         raise UsageError(f"the network's {name} is {dtype}; artifacts are float32, convert it with model.float()")
 
 
-def _emit(explicit: Program, format: str, path: Path, opset: int) -> None:
+def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET) -> None:
+    """Lower an explicit program for a format's runtime, and write one file.
+
+    Args:
+        explicit: What :func:`exporter.differentiate.differentiate` returned.
+        format: ``torchscript`` or ``onnx``.
+        path: The file.
+        opset: Of an ONNX file.
+    """
     if format == "torchscript":
         emit_torchscript.emit(lower(explicit, "torchscript"), path)
     else:
