@@ -25,7 +25,9 @@ FINE = 512
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The picture to write.")
-@click.option("--target", type=int, default=exporter.PREDICTED, show_default=True, help="Class; -1 is the predicted one.")
+@click.option(
+    "--target", type=int, default=exporter.PREDICTED, show_default=True, help="Class; -1 is the predicted one."
+)
 @click.option("--runtime", type=click.Choice(["onnxruntime", "torchscript"]), help="[default: what the artifact holds]")
 def main(artifact: Path, image: Path, output: Path, target: int, runtime: str | None) -> None:
     """Explain what an ARTIFACT predicts for an IMAGE."""
@@ -81,7 +83,9 @@ def check_target(target: int, manifest: Mapping[str, Any]) -> None:
     """Refuse a class that the network does not have."""
     first, last = manifest["inputs"][1]["range"]
     if not first <= target <= last:
-        raise exporter.UsageError(f"--target {target} is out of range; the classes are 0 to {last}, -1 the predicted one")
+        raise exporter.UsageError(
+            f"--target {target} is out of range; the classes are 0 to {last}, -1 the predicted one"
+        )
 
 
 def class_name(manifest: Mapping[str, Any], index: int) -> str:
@@ -124,7 +128,7 @@ def draw(photograph: Any, heat: NDArray[np.floating], label: str, method: str, o
     weight = np.sqrt(smooth)[..., None]
     overlay = backdrop * 0.55 * (1 - weight) + colors * weight
 
-    figure = Figure(figsize=(9, 3.5 * height / width), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9, 3.5 * height / width), dpi=120, layout="constrained")
     figure.suptitle(label, fontsize=15)
     panels = (("image", photograph), (f"{method}, positive part", colors), ("overlay", overlay))
     for axes, (title, picture) in zip(figure.subplots(1, 3), panels, strict=True):

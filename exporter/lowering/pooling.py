@@ -123,9 +123,10 @@ def compare_taps(
 
     grid = [[_total(parts.get((row, column), [])) for column in range(stride[1])] for row in range(stride[0])]
     whole = interleave(grid, (stride[0] * steps[0], stride[1] * steps[1]), ct)
-    for axis in (0, 1):
-        if whole.shape[2 + axis] != size[axis]:
-            whole = aten.slice(whole, 2 + axis, padding[axis], padding[axis] + size[axis])
+    # Cut the padding off, and put back the rows and columns that no window reached.
+    rest = [length + p - s * m for length, p, s, m in zip(size, padding, stride, steps, strict=True)]
+    if any((*padding, *rest)):
+        whole = torch.constant_pad_nd(whole, [-padding[1], rest[1], -padding[0], rest[0]])
     return whole
 
 

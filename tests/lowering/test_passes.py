@@ -1,0 +1,148 @@
+"""Each pass alone: that it fires where its formula applies, that it leaves the rest, and that values stay exact."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from exporter.canonicalize import canonicalize
+from exporter.capture import capture
+from exporter.differentiate import differentiate
+from exporter.lowering import PASSES
+from exporter.lowering.convolution import swap
+from exporter.lowering.pooling import compare_taps
+from exporter.lowering.rewrite import Pass, apply
+from exporter.methods import METHODS
+from exporter.program import Program, to_module
+from tests.test_exact import Residual, whole
+
+aten = torch.ops.aten
+BY_NAME = {one.name: one for passes in PASSES.values() for one in passes}
+
+
+def explicit(name: str, method: str = "guided") -> tuple[Program, torch.Tensor]:
+    model, images = whole(name)
+    return differentiate(canonicalize(capture(model, images)), METHODS[method]), images
+
+
+def count(program: Program) -> Counter[str]:
+    return Counter(str(node.target).removeprefix("aten.") for node in program.graph.nodes if node.op == "call_function")
+
+
+CASES = [
+    # pass, network, operators that go, operators that come
+    ("row of weight", "vgg", {"scatter.value": 1, "matmul.default": 1}, {"index_select.default": 1}),
+    ("positive part", "vgg", {"mul.Tensor": 2, "gt.Scalar": 2}, {"relu.default": 2}),
+    ("broadcast", "average pools", {"expand.default": 1}, {}),
+    ("compare taps", "vgg", {"scatter_add.default": 2}, {"eq.Tensor": 8}),
+    ("compare taps", "resnet stem", {"scatter_add.default": 1}, {"eq.Tensor": 9}),
+    ("pooled mask", "vgg", {"scatter_add.default": 2}, {"relu.default": 2}),
+    ("flip kernel", "vgg", {"conv_transpose2d.input": 2}, {"conv2d.default": 2, "flip.default": 2}),
+    ("stride phases", "depthwise, relu6", {"conv_transpose2d.input": 1}, {"conv2d.default": 4}),
+    ("add phases", "residual, stride 2", {"conv_transpose2d.input": 2}, {"conv2d.default": 5}),
+]
+
+
+@pytest.mark.parametrize(("name", "network", "gone", "come"), CASES, ids=[f"{case[0]}, {case[1]}" for case in CASES])
+def test_a_pass_fires_and_keeps_every_value(
+    name: str, network: str, gone: dict[str, int], come: dict[str, int]
+) -> None:
+    # Under the guided rule the comparison g > 0 still needs the expanded cotangent.
+    program, images = explicit(network, "gradient" if name == "broadcast" else "guided")
+    lowered = apply(program, [BY_NAME[name]])
+    before, after = count(program), count(lowered)
+    assert {op: before[op] - after[op] for op in gone} == gone
+    assert {op: after[op] - before[op] for op in come} == come
+    target = torch.tensor([-1, 2, 0])
+    for found, expected in zip(to_module(lowered)(images, target), to_module(program)(images, target), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_every_pass_has_a_case() -> None:
+    assert {case[0] for case in CASES} == set(BY_NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("flip kernel", "resnet stem"),  # a stride
+        ("stride phases", "vgg"),  # no stride
+        ("stride phases", "resnet stem"),  # three channels do not fill a block
+        ("add phases", "vgg"),
+        ("compare taps", "linear"),
+        ("pooled mask", "pool before the rectifier"),
+        ("broadcast", "linear"),
+    ],
+)
+def test_a_pass_leaves_what_its_formula_does_not_cover(name: str, network: str) -> None:
+    program, _ = explicit(network)
+    assert count(apply(program, [BY_NAME[name]])) == count(program)
+
+
+def test_a_dilated_pool_keeps_its_scatter() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 1, dilation=2), nn.Flatten(), nn.Linear(9, 2)).eval()
+    program = differentiate(canonicalize(capture(model, torch.zeros(1, 1, 5, 5))), METHODS["guided"])
+    assert count(apply(program, [BY_NAME["compare taps"]]))["scatter_add.default"] == 1
+
+
+def test_positive_part_needs_the_same_cotangent() -> None:
+    """``g * (h > 0)`` with another h is no rectifier."""
+
+    class Gate(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (x.flip(1) > 0)
+
+    program = canonicalize(capture(Gate(), torch.zeros(1, 4)))
+    assert count(apply(program, [BY_NAME["positive part"]]))["relu.default"] == 0
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_swap_is_what_a_transposed_convolution_needs(groups: int) -> None:
+    weight = torch.randn(8, 4 // groups, 1, 1)
+    ct = torch.randn(2, 8, 3, 3)
+    expected = torch.conv_transpose2d(ct, weight, groups=groups)
+    torch.testing.assert_close(torch.conv2d(ct, swap(weight, groups), groups=groups), expected)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil"),
+    [
+        (2, 2, 0, False),
+        (3, 2, 1, False),
+        (3, 1, 1, False),
+        (5, 3, 2, True),
+        (2, 3, 0, True),
+        ((3, 2), (1, 2), (1, 0), True),
+    ],
+)
+@pytest.mark.parametrize("size", [(7, 8), (9, 10), (12, 5)])
+def test_comparing_taps_equals_autograd_with_ties(kernel, stride, padding, ceil: bool, size: tuple[int, int]) -> None:
+    x = torch.randint(-1, 2, (2, 3, *size)).float().requires_grad_()
+    y = torch.max_pool2d(x, kernel, stride, padding, 1, ceil)
+    ct = torch.randint(-3, 4, y.shape).float()
+    (expected,) = torch.autograd.grad(y, x, ct)
+    both = [[v, v] if isinstance(v, int) else list(v) for v in (kernel, stride, padding)]
+    assert torch.equal(compare_taps(ct, y.detach(), x.detach(), *both), expected)
+
+
+def test_the_gradient_of_a_shortcut_is_added_in_its_phase() -> None:
+    block = Residual(8, 8, 2).eval()
+    model = nn.Sequential(block, nn.Flatten(), nn.Linear(128, 3)).eval()
+    program = differentiate(canonicalize(capture(model, torch.zeros(1, 8, 8, 8))), METHODS["gradient"])
+    lowered = apply(program, [BY_NAME["add phases"], BY_NAME["stride phases"]])
+    assert count(lowered)["add.Tensor"] == count(program)["add.Tensor"]
+    assert count(lowered)["stack.default"] == 3
+
+
+def test_a_pass_that_never_applies_changes_nothing() -> None:
+    program, images = explicit("vgg")
+    idle = Pass("idle", (aten.relu.default,), lambda match: NotImplemented)
+    lowered = apply(program, [idle])
+    assert count(lowered) == count(program)
+    assert torch.equal(
+        to_module(lowered)(images, torch.zeros(3, dtype=torch.int64))[1],
+        to_module(program)(images, torch.zeros(3, dtype=torch.int64))[1],
+    )
