@@ -199,7 +199,7 @@ class _Trial:
         # Undecided comparisons are counted in float64, where their operands are known.
         undecided = tuple(int(count) for *_, counts in self._references["float64"] for count in counts)
         return tuple(
-            _parity(runtime, dtype, results, self._references[dtype], undecided)
+            compare(runtime, dtype, results, self._references[dtype], undecided)
             for (runtime, dtype, _), results in zip(self._sessions, self._results, strict=True)
         )
 
@@ -271,13 +271,22 @@ def _accepts(session: Session, image: NDArray[np.floating], target: int) -> bool
     return True
 
 
-def _parity(
+def compare(
     runtime: str,
     dtype: str,
     results: Sequence[Explanation],
     references: Sequence[tuple[Tensor, Tensor, Tensor]],
     undecided: tuple[int, ...],
 ) -> Parity:
+    """Compare batches of results with live autograd's, sample by sample.
+
+    Args:
+        runtime: Where the results come from.
+        dtype: ``float32`` or ``float64``.
+        results: One for each batch.
+        references: What :func:`exporter.reference.live` returned for each batch.
+        undecided: How many comparisons of each sample rounding can flip.
+    """
     logits = np.concatenate([result.logits for result in results])
     attribution = np.concatenate([result.attribution for result in results])
     expected_logits = torch.cat([reference[0] for reference in references]).numpy()
