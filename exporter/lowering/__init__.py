@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.lowering.convolution import ADD_PHASES, FLIP_KERNEL, STRIDE_PHASES
+from exporter.lowering.convolution import ADD_PHASES, FLIP_KERNEL, FOLD_SCALE, STRIDE_PHASES
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT
 from exporter.lowering.pooling import COMPARE_TAPS, POOLED_MASK
 from exporter.lowering.rewrite import Pass, apply
@@ -19,6 +19,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         COMPARE_TAPS,
         FLIP_KERNEL,
         STRIDE_PHASES,
+        FOLD_SCALE,
         ADD_PHASES,
     ),
 }

@@ -46,30 +46,38 @@ class Transposed:
 def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution; None if it has a bias or its output's size is dynamic."""
     node = node or match.node
-    arguments: list[Any] = list(node.args)
+    arguments = _arguments(node)
     defaults: list[Any] = [None, [1], [0], [0], 1, [1]]
     ct, weight, bias, stride, padding, _, groups, dilation = (*arguments, *defaults[len(arguments) - 2 :])
     size = tuple(node.meta["val"].shape[2:])
     if bias is not None or not all(isinstance(length, int) for length in size):
         return None
-    scaled = producer(ct, aten.mul.Tensor)
-    kernel = match.value(weight)
-    if scaled is not None and used_once(scaled) and _per_channel(scaled.args[1]):
-        # (ct * s) conv W = ct conv (s * W): batch norm's scale moves from the image to the weight.
-        ct = scaled.args[0]
-        kernel = kernel * match.value(scaled.args[1]).reshape(-1, 1, 1, 1)
+    folded = _folded(match, ct, weight)
+    image, kernel = folded or (match.value(ct), match.value(weight))
     stride, padding, dilation = (per_axis(setting, 2) for setting in (stride, padding, dilation))
-    return Transposed(match.value(ct), kernel, size, stride, padding, dilation, groups)
+    return Transposed(image, kernel, size, stride, padding, dilation, groups)
 
 
-def _per_channel(node: Any) -> bool:
-    """Tell whether a node is a ``[C, 1, 1]`` scale made of weights alone."""
-    scale = producer(node, aten.view.default, aten.reshape.default)
-    return (
-        scale is not None
-        and list(scale.meta["val"].shape[1:]) == [1, 1]
-        and not isinstance(scale.meta["val"].shape[0], torch.SymInt)
-    )
+def _folded(match: Match, ct: Any, weight: fx.Node) -> tuple[Tensor, Tensor] | None:
+    """``(g * s, W) -> (g, s * W)``: a batch norm's scale moves from the image to the weight; None without one."""
+    scaled = producer(ct, aten.mul.Tensor)
+    if scaled is None or not used_once(scaled):
+        return None
+    g, scale = _arguments(scaled)
+    if not isinstance(scale, fx.Node) or list(scale.meta["val"].shape[1:]) != [1, 1] or not _of_weights(scale):
+        return None
+    return match.value(g), match.value(weight) * match.value(scale).reshape(-1, 1, 1, 1)
+
+
+def _of_weights(node: fx.Node) -> bool:
+    """Tell whether a value is computed from weights alone: inputs have a dynamic batch, weights do not."""
+    if node.op == "placeholder":
+        return all(isinstance(size, int) for size in node.meta["val"].shape)
+    return all(_of_weights(source) for source in node.all_input_nodes)
+
+
+def _arguments(node: fx.Node) -> list[Any]:
+    return list(node.args)
 
 
 def swap(weight: Tensor, groups: int) -> Tensor:
@@ -192,6 +200,14 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
+def _fold_scale(match: Match) -> Any:
+    """``conv_transpose(g * s, W) -> conv_transpose(g, s * W)``: what neither of the above takes, a stem's gradient."""
+    ct, weight, *settings = _arguments(match.node)
+    folded = _folded(match, ct, weight)
+    return NotImplemented if folded is None else aten.conv_transpose2d(*folded, *settings)
+
+
 FLIP_KERNEL = Pass("flip kernel", (aten.conv_transpose2d.input,), _flip_kernel)
 STRIDE_PHASES = Pass("stride phases", (aten.conv_transpose2d.input,), _stride_phases)
+FOLD_SCALE = Pass("fold scale", (aten.conv_transpose2d.input,), _fold_scale)
 ADD_PHASES = Pass("add phases", (aten.add.Tensor,), _add_phases)

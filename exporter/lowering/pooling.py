@@ -82,60 +82,50 @@ def compare_taps(
 ) -> Tensor:
     """Give each window's cotangent to its first tap that equals the maximum.
 
-    The padded image is split into stride phases, so that each tap of all windows is a plain slice of one phase. In
-    row-major order a tap takes what is left of the cotangent where it equals the maximum; what it took is added to
-    its phase. Ties are exact: nothing is left for a later equal tap.
+    The image is split into stride phases, so that each tap of all windows is one phase, shifted. In row-major order a
+    tap takes what is left of the cotangent where it equals the maximum; what it took is shifted back and added to its
+    phase. Ties are exact: nothing is left for a later equal tap.
+
+    Along an axis, tap ``t`` of window ``i`` reads ``x[s i + t - p] = X[r][i + q]`` with ``t - p = s q + r``, where
+    phase ``X[r][m] = x[s m + r]``; outside of the image it reads minus infinity.
 
     ct, y: [N, C, H', W']; x: [N, C, H, W]; returns [N, C, H, W].
     """
     kernel, padding = per_axis(kernel, 2), per_axis(padding, 2)
     stride = per_axis(stride, 2) if len(stride) else kernel
-    out = list(y.shape[2:])
-    size = [int(length) for length in x.shape[2:]]
-    steps = [n + (k - 1) // s for n, k, s in zip(out, kernel, stride, strict=True)]
-    after = [s * m - p - length for s, m, p, length in zip(stride, steps, padding, size, strict=True)]
-    padded = x
-    if any((*padding, *after)):
-        widths = [padding[1], after[1], padding[0], after[0]]
-        padded = torch.constant_pad_nd(x, widths, -math.inf)
-
+    size = (int(x.shape[2]), int(x.shape[3]))
+    split = [
+        [_every(_every(x, 2, row, stride[0]), 3, column, stride[1]) for column in range(stride[1])]
+        for row in range(stride[0])
+    ]
+    grid: list[list[Tensor | None]] = [[None] * stride[1] for _ in range(stride[0])]
     left = ct
-    parts: dict[tuple[int, int], list[Tensor]] = {}
     taps = [(row, column) for row in range(kernel[0]) for column in range(kernel[1])]
-    split = {
-        (row, column): _every(_every(padded, 2, row, stride[0]), 3, column, stride[1])
-        for row in range(min(stride[0], kernel[0]))
-        for column in range(min(stride[1], kernel[1]))
-    }
-    for index, (row, column) in enumerate(taps):
-        phase, shift = (row % stride[0], column % stride[1]), (row // stride[0], column // stride[1])
-        tap = split[phase]
-        for axis in (0, 1):
-            if steps[axis] != out[axis]:
-                tap = aten.slice(tap, 2 + axis, shift[axis], shift[axis] + out[axis])
-        part = left * (tap == y)
-        if index + 1 < len(taps):
+    for tap in taps:
+        axes = [_shift(*axis) for axis in zip(tap, padding, stride, size, y.shape[2:], strict=True)]
+        (row, row_widths), (column, column_widths) = axes
+        widths = [*column_widths, *row_widths]
+        part = left * (_pad(split[row][column], widths, -math.inf) == y)
+        if tap != taps[-1]:
             left = left - part
-        rest = [m - n - q for m, n, q in zip(steps, out, shift, strict=True)]
-        if any((*shift, *rest)):
-            part = torch.constant_pad_nd(part, [shift[1], rest[1], shift[0], rest[0]])
-        parts.setdefault(phase, []).append(part)
+        part = _pad(part, [-width for width in widths], 0)
+        so_far = grid[row][column]
+        grid[row][column] = part if so_far is None else so_far + part
+    return interleave(grid, size, ct)
 
-    grid = [[_total(parts.get((row, column), [])) for column in range(stride[1])] for row in range(stride[0])]
-    whole = interleave(grid, (stride[0] * steps[0], stride[1] * steps[1]), ct)
-    # Cut the padding off, and put back the rows and columns that no window reached.
-    rest = [length + p - s * m for length, p, s, m in zip(size, padding, stride, steps, strict=True)]
-    if any((*padding, *rest)):
-        whole = torch.constant_pad_nd(whole, [-padding[1], rest[1], -padding[0], rest[0]])
-    return whole
+
+def _shift(tap: int, padding: int, stride: int, size: int, windows: int) -> tuple[int, tuple[int, int]]:
+    """Return which phase a tap reads along one axis, and the widths to pad the phase with so that windows line up."""
+    shift, phase = divmod(tap - padding, stride)
+    return phase, (-shift, shift + windows - len(range(phase, size, stride)))
+
+
+def _pad(x: Tensor, widths: list[int], value: float) -> Tensor:
+    return torch.constant_pad_nd(x, widths, value) if any(widths) else x
 
 
 def _every(x: Tensor, axis: int, start: int, step: int) -> Tensor:
     return x if step == 1 else aten.slice(x, axis, start, None, step)
-
-
-def _total(parts: list[Tensor]) -> Tensor | None:
-    return sum(parts[1:], parts[0]) if parts else None
 
 
 def _pooled_mask(match: Match) -> Any:

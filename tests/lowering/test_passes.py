@@ -42,6 +42,7 @@ CASES = [
     ("pooled mask", "vgg", {"scatter_add.default": 2}, {"relu.default": 2}),
     ("flip kernel", "vgg", {"conv_transpose2d.input": 2}, {"conv2d.default": 2, "flip.default": 2}),
     ("stride phases", "depthwise, relu6", {"conv_transpose2d.input": 1}, {"conv2d.default": 4}),
+    ("fold scale", "resnet stem", {}, {"mul.Tensor": 0, "reshape.default": 1}),
     ("add phases", "residual, stride 2", {"conv_transpose2d.input": 2}, {"conv2d.default": 5}),
 ]
 
@@ -75,6 +76,7 @@ def test_every_pass_has_a_case() -> None:
         ("compare taps", "linear"),
         ("pooled mask", "pool before the rectifier"),
         ("broadcast", "linear"),
+        ("fold scale", "vgg"),  # no batch norm
     ],
 )
 def test_a_pass_leaves_what_its_formula_does_not_cover(name: str, network: str) -> None:
