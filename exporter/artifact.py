@@ -18,6 +18,11 @@ from typing import Any
 
 from exporter.errors import ArtifactError, UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two exports into one folder at the same time may disturb each other there
+    fcntl = None  # type: ignore[assignment]
+
 SCHEMA = 1
 """Version of the manifest's schema, ``exporter/manifest.schema.json``."""
 
@@ -134,7 +139,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     artifact whole or the new one whole. What an interrupted run left aside is removed by the next one.
 
     Raises:
-        UsageError: The folder must not be replaced (see :func:`check_output`), or the disk is full or read-only.
+        UsageError: The folder must not be replaced (see :func:`check_output`), or the system refuses to write it.
     """
     check_output(folder)
     target = Path(os.path.abspath(folder))
@@ -142,25 +147,42 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f"{prefix}*.aside"):
-            _remove_own(left)
+            with _locked(left) as free:
+                if free:
+                    _remove_own(left)
         aside = Path(tempfile.mkdtemp(prefix=prefix, suffix=".aside", dir=target.parent))
+        with _locked(aside):
+            try:
+                yield aside
+                aside.chmod(0o777 & ~_umask())
+                if target.exists():
+                    check_output(folder)
+                    _exchange(aside, target)
+                else:
+                    aside.rename(target)
+            finally:
+                if aside.exists():
+                    _remove_own(aside)
     except OSError as error:
-        raise UsageError(f"--output {folder} cannot be written: {error.strerror}") from error
+        raise UsageError(f"--output {folder} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, or tell that another process holds it; the system lets go of a killed process's locks."""
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        yield aside
-        aside.chmod(0o777 & ~_umask())
-        if target.exists():
-            check_output(folder)
-            _exchange(aside, target)
-        else:
-            aside.rename(target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise UsageError(f"--output {folder} cannot be written: {error.strerror}") from error
-        raise
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
     finally:
-        if aside.exists():
-            _remove_own(aside)
+        os.close(handle)
 
 
 def _umask() -> int:

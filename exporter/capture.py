@@ -36,15 +36,22 @@ def capture(model: nn.Module, example: Tensor) -> Program:
         UnsupportedModel: The model's control flow depends on data, it needs a fixed batch size, or it
             does not return a single tensor ``[N, K]``.
     """
+    with evaluating(model):
+        _probe(model, example[:1])
+        exported = _export(model, example)
+    return _program(model, exported)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and every module of it back into its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        _probe(model, example[:1])
-        exported = _export(model, example)
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
-    return _program(model, exported)
 
 
 def _probe(model: nn.Module, image: Tensor) -> None:

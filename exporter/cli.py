@@ -225,6 +225,10 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
     batches = " and ".join(map(str, manifest["parity"]["batches"]))
     console.print(f"\nProven against live autograd on {samples} inputs in batches of {batches}; relative L2 errors:")
     console.print(table)
+    if manifest["parity"]["zero"] == samples:
+        console.print("Note: the attribution is zero on all of these inputs; no cotangent reaches the image.")
+    if manifest["parity"]["skipped"]:
+        console.print(f"Note: no float64 proof, {manifest['parity']['skipped']}.")
     times = ", ".join(f"{stage.name} {stage.seconds:.1f} s" for stage in stages.done)
     console.print(f"{times}; peak {max(stage.peak_mib for stage in stages.done):,.0f} MiB.")
     console.print(f"Written: {artifact.folder}{os.sep}")

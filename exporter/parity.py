@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from exporter.capture import evaluating
 from exporter.errors import VerificationFailed
 from exporter.reference import live
 from exporter.runtime import Explanation, Session, open_session
@@ -114,6 +115,8 @@ class Certificate:
         batches: The batch sizes tried, through the same file.
         targets: The target of each sample in order, -1 for the predicted class.
         rejected_targets: Targets outside ``[-1, K)`` that every runtime refused.
+        zero: How many samples have an attribution that is zero throughout, and so prove little.
+        skipped: Why there is no proof in float64, or empty.
         runtimes: The parity of each runtime.
     """
 
@@ -122,6 +125,8 @@ class Certificate:
     batches: tuple[int, ...]
     targets: tuple[int, ...]
     rejected_targets: tuple[int, ...]
+    zero: int
+    skipped: str
     runtimes: tuple[Parity, ...] = field(default_factory=tuple)
 
     def to_json(self) -> dict[str, Any]:
@@ -153,9 +158,7 @@ def verify(
     Raises:
         VerificationFailed: Some value is out of bounds, or a bad target was accepted; the message lists each.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         trial = _Trial(files, model, tuple(sample_shape), method, seed)
         for size in batches:
             trial.run(size)
@@ -164,9 +167,6 @@ def verify(
                 break
             trial.run(size)
         return trial.certificate()
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 class _Trial:
@@ -175,13 +175,23 @@ class _Trial:
     def __init__(
         self, files: Mapping[str, Path], model: nn.Module, sample_shape: tuple[int, ...], method: str, seed: int
     ) -> None:
+        self._models = {"float32": model}
         self._sessions = _sessions(files)
-        self._models = {"float32": model, "float64": copy.deepcopy(model).double()}
         self._sample_shape = sample_shape
         self._method = method
         self._seed = seed
         self._cases: list[_Case] = []
-        self._references: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"float32": [], "float64": []}
+        try:
+            exact = copy.deepcopy(model).double()
+            exact(torch.zeros(1, *sample_shape, dtype=torch.float64))
+            self._models["float64"] = exact
+            self._skipped = ""
+        except Exception as error:  # a network may pin float32, or hold what cannot be copied
+            self._skipped = (
+                f"the network does not run in float64: {(str(error).strip() or repr(error)).splitlines()[0]}"
+            )
+            self._sessions = [session for session in self._sessions if session[1] != "float64"]
+        self._references: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {dtype: [] for dtype in self._models}
         self._results: list[list[Explanation]] = [[] for _ in self._sessions]
 
     def run(self, size: int) -> None:
@@ -196,8 +206,9 @@ class _Trial:
 
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far."""
-        # Undecided comparisons are counted in float64, where their operands are known.
-        undecided = tuple(int(count) for *_, counts in self._references["float64"] for count in counts)
+        # Undecided comparisons are counted in float64 where that runs: there their operands are known.
+        *_, judge = self._references.values()
+        undecided = tuple(int(count) for *_, counts in judge for count in counts)
         return tuple(
             compare(runtime, dtype, results, self._references[dtype], undecided)
             for (runtime, dtype, _), results in zip(self._sessions, self._results, strict=True)
@@ -223,6 +234,8 @@ class _Trial:
             batches=tuple(len(case.target) for case in self._cases),
             targets=tuple(int(target) for case in self._cases for target in case.target),
             rejected_targets=rejected,
+            zero=sum(int(not row.any()) for _, rows, _ in self._references["float32"] for row in rows),
+            skipped=self._skipped,
             runtimes=parities,
         )
 

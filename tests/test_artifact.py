@@ -276,6 +276,17 @@ def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".a.5678.aside", "a"]
 
 
+def test_a_run_in_progress_is_left_alone(tmp_path: Path) -> None:
+    """Two exports into one folder: the later one to finish wins, and neither removes what the other is writing."""
+    with replacing(tmp_path / "a") as first:
+        (first / "manifest.json").write_text("first")
+        with replacing(tmp_path / "a") as second:
+            (second / "manifest.json").write_text("second")
+        assert (first / "manifest.json").read_text() == "first"
+    assert (tmp_path / "a" / "manifest.json").read_text() == "first"
+    assert os.listdir(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [

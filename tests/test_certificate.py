@@ -1,0 +1,195 @@
+"""How the proof judges: what it lets pass, what it refuses, and what it says of what it could not try."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from torch import nn
+
+import exporter
+from exporter import parity
+from exporter.cli import main
+from exporter.parity import Parity, relative_l2, verify
+from exporter.reference import live
+
+
+def judged(errors: list[float], undecided: list[int], dtype: str = "float32", logits: float = 0.0) -> list[str]:
+    count = len(errors)
+    figures = Parity("onnxruntime", dtype, tuple(errors), (0.1,) * count, (logits,) * count, tuple(undecided))
+    return figures.failures()
+
+
+@pytest.mark.parametrize(
+    ("errors", "undecided", "complaint"),
+    [
+        ([1e-7, 2e-7, 9e-6, 1e-7], [0, 0, 0, 0], None),
+        ([1e-7, 1e-3, 1e-7, 1e-7], [0, 2, 0, 0], None),  # a mask flipped where the reference cannot decide
+        ([1e-7, 1e-3, 1e-3, 1e-3], [5, 2, 3, 1], None),
+        ([1e-7, 1e-3, 1e-7, 1e-7], [9, 0, 9, 9], "sample 1, relative L2 1.00e-03 > 1e-05"),
+        ([1e-7, 6e-2, 1e-7, 1e-7], [0, 2, 0, 0], "sample 1, relative L2 6.00e-02 > 5e-02"),
+        ([2e-5, 1e-3, 1e-3, 1e-3], [5, 2, 3, 1], "0% of 4 samples agree to 1e-05, at least 25% must"),
+        ([1e-7, float("nan")], [0, 3], "sample 1, relative L2 nan > 5e-02"),
+        ([1e-7, float("inf")], [0, 3], "sample 1, relative L2 inf > 5e-02"),
+    ],
+)
+def test_float32(errors: list[float], undecided: list[int], complaint: str | None) -> None:
+    found = judged(errors, undecided)
+    assert bool(found) == (complaint is not None), found
+    assert complaint is None or any(complaint in line for line in found), found
+
+
+def test_float64_knows_no_excuse() -> None:
+    assert not judged([1e-16, 2e-16], [5, 5], "float64")
+    assert "sample 1, relative L2 1.00e-09 > 1e-10" in judged([1e-16, 1e-9], [5, 5], "float64")[0]
+
+
+def test_logits_know_no_excuse() -> None:
+    assert "logits of sample 0, relative L2 2.00e-05 > 1e-05" in judged([1e-7], [5], logits=2e-5)[0]
+
+
+def test_relative_l2() -> None:
+    expected = np.array([[3.0, 4.0], [0, 0], [0, 0], [1, 1]])
+    found = np.array([[3.0, 4.5], [0, 0], [0, 1e-9], [np.nan, 1]])
+    errors = relative_l2(found, expected)
+    assert errors[:3] == [0.1, 0.0, float("inf")]
+    assert np.isnan(errors[3])
+
+
+# -- what the reference counts as undecided -----------------------------------------------------------------------
+
+
+class Shifted(nn.Module):
+    """Rectifies the input as it is, spelled in some way."""
+
+    def __init__(self, rectify) -> None:
+        super().__init__()
+        self.rectify = rectify
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rectify(x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("rectify", "values", "count"),
+    [
+        (F.relu, [1.0, 1e-9, -1e-9, 0.0, -1.0], 2),  # an exact zero is decided
+        (F.relu, [1.0, 1e-3, -1e-3, 0.0, -1.0], 0),
+        (F.relu6, [1.0, 6.0, 6.000001, 5.999999, 7.0], 2),
+        (lambda x: x.clamp(min=0), [1.0, 1e-9], 1),
+        (lambda x: x.clamp(min=0, max=2), [1.0, 2.000001], 1),
+        (lambda x: x.clamp(min=-1), [1.0, 1e-9], 0),  # no rectifier
+        (torch.tanh, [1.0, 1e-9], 0),
+    ],
+)
+def test_undecided_rectifiers(rectify, values: list[float], count: int) -> None:
+    image = torch.tensor([values, [1.0] * len(values)], dtype=torch.float64)
+    *_, undecided = live(Shifted(rectify), image, torch.tensor([0, 0]), "guided")
+    assert undecided.tolist() == [count, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        ([[1.0, 2, 3, 4], [5, 6, 7, 8], [1, 1, 1, 1], [1, 1, 1, 1]], 0),  # exact ties are decided: the first one
+        ([[6.0000001, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4], [4, 3, 2, 1]], 1),
+        ([[6.0000001, 2, 8.0000001, 4], [5, 6, 7, 8], [1, 2, 3, 4], [4, 3, 2, 1]], 2),
+    ],
+)
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), lambda x: F.max_pool2d(x, kernel_size=2, stride=2)])
+def test_undecided_windows(pool, rows: list[list[float]], count: int) -> None:
+    image = torch.tensor(rows, dtype=torch.float64)[None, None]
+    *_, undecided = live(Shifted(pool), image, torch.tensor([0]), "gradient")
+    assert undecided.tolist() == [count]
+
+
+def test_undecided_windows_with_overlap_and_padding() -> None:
+    """Counted by hand: windows of three, one apart two, padded by one; the rival pair sits in two of them."""
+    image = torch.arange(25, dtype=torch.float64).reshape(1, 1, 5, 5)
+    image[0, 0, 2, 1], image[0, 0, 2, 2] = 50, 50 + 1e-7
+    *_, undecided = live(Shifted(nn.MaxPool2d(3, 2, 1)), image, torch.tensor([0]), "gradient")
+    assert undecided.tolist() == [1]
+
+
+# -- what the proof tries -----------------------------------------------------------------------------------------
+
+
+def export(model: nn.Module, shape: tuple[int, ...], folder: Path, **options: object) -> dict:
+    return dict(exporter.export(model, shape, folder, **options).manifest["parity"])
+
+
+def test_more_inputs_are_tried_while_too_few_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert export(model, (4,), tmp_path / "a")["batches"] == (1, 3)
+    monkeypatch.setattr(parity, "AGREEING", 2.0)
+    with pytest.raises(exporter.VerificationFailed, match="100% of 16 samples agree to 1e-05, at least 200% must"):
+        export(model, (4,), tmp_path / "b")
+
+
+def test_a_zero_attribution_is_counted_and_said(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nclass Negative(torch.nn.Module):\n    def forward(self, x):\n        return -torch.relu(x)\n"
+    )
+    model = f"{tmp_path}/net.py:Negative"
+    result = CliRunner().invoke(main, ["export", "--model", model, "--input-shape", "4", "--output", f"{tmp_path}/a"])
+    assert result.exit_code == 0, result.output
+    assert "Note: the attribution is zero on all of these inputs" in result.stdout
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["parity"]["zero"] == 4
+
+
+class Pinned(nn.Module):
+    """Holds its constants in float32 whatever it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(x).to(torch.float32))
+
+
+def test_a_network_that_pins_float32_is_proven_in_float32(tmp_path: Path) -> None:
+    certificate = export(Pinned(), (4,), tmp_path / "a")
+    assert certificate["skipped"].startswith("the network does not run in float64: ")
+    assert [(one["runtime"], one["dtype"]) for one in certificate["runtimes"]] == [
+        ("torchscript", "float32"),
+        ("onnxruntime", "float32"),
+    ]
+
+
+def test_a_near_tie_of_classes_is_no_test_of_a_gradient(tmp_path: Path) -> None:
+    """Where rounding may decide which class is predicted, the proof names the class."""
+
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            return torch.cat([y, y * (1 + 1e-7)], 1)
+
+    assert -1 not in export(Twins(), (4,), tmp_path / "a")["targets"]
+
+
+def test_verify_leaves_the_training_mode_alone(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train()
+    model[1].eval()
+    exporter.export(model, (4,), tmp_path / "a")
+    verify({"onnx": tmp_path / "a" / "model.onnx"}, model, (4,), "guided")
+    assert [module.training for module in model] == [True, False, True, True]
+
+
+def test_the_wrong_file_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+    exporter.export(first, (4,), tmp_path / "a")
+    with pytest.raises(exporter.VerificationFailed, match="logits of sample 0"):
+        verify({"onnx": tmp_path / "a" / "model.onnx"}, second, (4,), "guided")
+    with pytest.raises(exporter.VerificationFailed, match="attribution"):
+        verify({"onnx": tmp_path / "a" / "model.onnx"}, first, (4,), "gradient")
