@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -63,6 +64,12 @@ class Artifact:
         version = manifest.get("schema") if isinstance(manifest, dict) else None
         if version != SCHEMA:
             raise ArtifactError(f"{path} has schema {version!r}; this version of Saliport reads {SCHEMA}")
+        missing = [key for key in ("model", "method", "inputs", "outputs", "files", "parity") if key not in manifest]
+        if missing:
+            raise ArtifactError(f"{path} is damaged: it lacks {', '.join(missing)}")
+        for format, file in manifest["files"].items():
+            if FILES.get(format) != file.get("name") or "sha256" not in file:
+                raise ArtifactError(f"{path} is damaged: its entry for {format!r} names no file of an artifact")
         return cls(folder, manifest)
 
     def file(self, format: str) -> Path:
@@ -115,12 +122,27 @@ def check_output(folder: Path) -> None:
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"--output {folder} cannot be written: no permission in {parent}")
     if folder.exists():
-        foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OWN)
+        foreign = _foreign(folder)
         if foreign:
             raise UsageError(
                 f"--output {folder} holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
                 "an export replaces its folder whole. Name a new folder, or move them away"
             )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return what a folder holds beside an artifact of ours: files that its manifest does not vouch for."""
+    found = sorted(entry.name for entry in folder.iterdir())
+    try:
+        described = Artifact.open(folder).manifest["files"].values()
+    except ArtifactError:
+        return found
+    own = {file["name"] for file in described if _is(folder / file["name"], file["sha256"])}
+    return [name for name in found if name != MANIFEST and name not in own]
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
 
 
 def _existing(folder: Path) -> Path:
@@ -146,7 +168,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     prefix = f".{target.name}."
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f"{prefix}*.aside"):
+        pattern = re.compile(re.escape(prefix) + r"[a-z0-9_]{8}(\.old)?\.aside")
+        for left in [entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name)]:
             with _locked(left) as free:
                 if free:
                     _remove_own(left)
@@ -194,7 +217,7 @@ def _umask() -> int:
 def _remove_own(folder: Path) -> None:
     """Remove a folder that was written aside, unless it holds something that we did not write."""
     if all(entry.name in _OWN for entry in folder.iterdir()):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exchange(new: Path, old: Path) -> None:

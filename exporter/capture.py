@@ -9,6 +9,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,9 +38,11 @@ def capture(model: nn.Module, example: Tensor) -> Program:
             does not return a single tensor ``[N, K]``.
     """
     with evaluating(model):
-        _probe(model, example[:1])
+        _probe(model, example)
         exported = _export(model, example)
-    return _program(model, exported)
+        program = _program(model, exported)
+        _check_rows(model, example)
+    return program
 
 
 @contextlib.contextmanager
@@ -54,26 +57,66 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _probe(model: nn.Module, image: Tensor) -> None:
-    """Run the model once, so that a model that does not run at all is told apart from one we cannot capture."""
-    try:
-        with torch.no_grad():
-            logits = model(image.clone())
-    except Exception as error:
+def _probe(model: nn.Module, example: Tensor) -> None:
+    """Run the model, so that a model that does not run at all is told apart from one we cannot capture."""
+    pair = _pair(example)
+    alone, together = _run(model, pair[:1]), _run(model, pair)
+    if isinstance(alone, Exception) and isinstance(together, Exception):
         raise UnsupportedModel(
-            f"{_name(model)} does not run on an input of shape {tuple(image.shape)} ({image.dtype}): "
-            f"{_first_line(error)}. Check --input-shape and the weights."
-        ) from error
-    if not isinstance(logits, Tensor):
+            f"{_name(model)} does not run on an input of shape {tuple(pair[:1].shape)} ({pair.dtype}): "
+            f"{_first_line(alone)}. Check --input-shape and the weights."
+        ) from alone
+    if isinstance(alone, Exception) or isinstance(together, Exception):
+        raise UnsupportedModel(_FIXED_BATCH.format(_name(model), ""))
+    if not isinstance(alone, Tensor):
         raise UnsupportedModel(
-            f"{_name(model)} returns {type(logits).__name__}, not a tensor of logits [N, K]. "
+            f"{_name(model)} returns {type(alone).__name__}, not a tensor of logits [N, K]. "
             "Wrap it in a module that returns the logits alone."
         )
-    if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] == 0:
+    if alone.ndim != 2 or alone.shape[0] != 1 or alone.shape[1] == 0:
         raise UnsupportedModel(
-            f"{_name(model)} returns a tensor of shape {tuple(logits.shape)} for one input; "
+            f"{_name(model)} returns a tensor of shape {tuple(alone.shape)} for one input; "
             "an attribution needs logits [N, K], one row of K class scores per input."
         )
+    if not alone.isfinite().all():
+        raise UnsupportedModel(f"{_name(model)} returns NaN or infinity for a standard normal input; check its weights")
+
+
+def _check_rows(model: nn.Module, example: Tensor) -> None:
+    """Refuse a model whose logits for one input depend on chance, or on the other inputs of the batch.
+
+    An attribution is a derivative of one row of logits; where rows depend on each other there is none for a sample.
+    """
+    pair = _pair(example)
+    with torch.no_grad():
+        alone, again, together = (model(image.clone()) for image in (pair[:1], pair[:1], pair))
+    if not torch.equal(alone, again):
+        raise UnsupportedModel(
+            f"{_name(model)} returns other logits for the same input each time, in eval mode: "
+            "a dropout or a noise layer is active. Pass training=self.training to F.dropout."
+        )
+    if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+        raise UnsupportedModel(
+            f"the logits of {_name(model)} for one input depend on the other inputs of its batch (a reduction, "
+            "a softmax or a normalisation over dimension 0?), so no sample has an attribution of its own."
+        )
+
+
+def _pair(example: Tensor) -> Tensor:
+    """Return two different inputs of the example's shape and dtype."""
+    return torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+
+
+_FIXED_BATCH = "{} works with a fixed batch size only; use x.shape[0] or -1 in place of the number{}."
+
+
+def _run(model: nn.Module, image: Tensor) -> Any:
+    """Return a model's output, or the error that it raised."""
+    try:
+        with torch.no_grad():
+            return model(image.clone())
+    except Exception as error:
+        return error
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -86,10 +129,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     except Exception as error:
         message = str(error)
         if "specialized" in message or "Constraints violated" in message:
-            raise UnsupportedModel(
-                f"{_name(model)} works with a fixed batch size only; use x.shape[0] or -1 in place of the "
-                f"number{_place(message)}."
-            ) from error
+            raise UnsupportedModel(_FIXED_BATCH.format(_name(model), _place(message))) from error
         if "data-dependent" in message or "GuardOnDataDependent" in type(error).__name__:
             raise UnsupportedModel(
                 f"the control flow of {_name(model)} depends on the data{_place(message)}, so no fixed graph "

@@ -48,12 +48,12 @@ def differentiate(
         env = interpret(program, (image, *tensors), run_operator)
         logits = env[logits_node]
         with scope("target"):
-            cotangents: dict[fx.Node, Tensor] = {logits_node: seed(logits, target)}
+            cotangents: dict[fx.Node, Any] = {logits_node: seed(logits, target)}
         for node in reversed(program.graph.nodes):
             if node.op == "call_function" and node in cotangents:
                 with scope(f"{scope_of(node)}.vjp"):
                     for argument, ct in pullback(node, cotangents.pop(node), env):
-                        cotangents[argument] = cotangents[argument] + ct if argument in cotangents else ct
+                        cotangents[argument] = _sum(cotangents[argument], ct) if argument in cotangents else ct
         return logits, cotangents[program.placeholders[0]]
 
     return trace(explicit, {**image, TARGET: target}, program.tensors, fakes)
@@ -68,6 +68,13 @@ def seed(logits: Tensor, target: Tensor) -> Tensor:
     classes = logits.shape[1]
     chosen = torch.where(target == -1, logits.argmax(1), target.masked_fill(target < -1, classes))
     return torch.zeros_like(logits).scatter(1, chosen.unsqueeze(1), 1.0)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Add cotangents; those of a list of outputs one by one, where None stands for zero."""
+    if isinstance(a, list):
+        return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
+    return a + b
 
 
 def _reached(program: Program) -> set[fx.Node]:
@@ -91,15 +98,17 @@ class _Pullback:
         self._formulations = formulations
         self._reached = reached
 
-    def __call__(self, node: fx.Node, ct: Tensor, env: Mapping[fx.Node, Any]) -> list[tuple[fx.Node, Tensor]]:
+    def __call__(self, node: fx.Node, ct: Any, env: Mapping[fx.Node, Any]) -> list[tuple[fx.Node, Any]]:
         args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
         if node.target is operator.getitem:
-            return self._first_of_tuple(node, ct)
+            return self._one_of_several(node, ct)
+        if isinstance(ct, list):
+            ct = [torch.zeros_like(y) if part is None else part for y, part in zip(env[node], ct, strict=True)]
         if any(argument in self._reached for argument in node.kwargs.values() if isinstance(argument, fx.Node)):
             raise UnsupportedOp(
                 f"{node.target} takes a tensor by keyword ({place_of(node)}); there is no rule for that"
             )
-        found: list[tuple[fx.Node, Tensor]] = []
+        found: list[tuple[fx.Node, Any]] = []
         for position, argument in enumerate(node.args):
             if isinstance(argument, fx.Node) and argument in self._reached:
                 found.append((argument, self._rule(node, position)(ct, env[node], *args, **kwargs)))
@@ -110,9 +119,13 @@ class _Pullback:
                 found += [(a, part) for a, part in zip(argument, parts, strict=True) if a in self._reached]
         return found
 
-    def _first_of_tuple(self, node: fx.Node, ct: Tensor) -> list[tuple[fx.Node, Tensor]]:
+    def _one_of_several(self, node: fx.Node, ct: Tensor) -> list[tuple[fx.Node, Any]]:
+        """Of a list, any; of a tuple the first: what else comes with it (indices, statistics) has no rule."""
         source, index = node.args
         assert isinstance(source, fx.Node)
+        outputs = source.meta["val"]
+        if isinstance(outputs, list):
+            return [(source, [ct if position == index else None for position in range(len(outputs))])]
         if index != 0:
             raise UnsupportedOp(f"output {index} of {source.target} has no vjp rule ({place_of(source)})")
         return [(source, ct)]

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -17,7 +19,7 @@ from onnx import numpy_helper
 
 import exporter
 from exporter import artifact as artifact_module
-from exporter.artifact import SCHEMA, replacing
+from exporter.artifact import FILES, SCHEMA, describe, replacing, write_manifest
 from exporter.sources import resolve
 
 SCHEMA_FILE = Path(artifact_module.__file__).with_name("manifest.schema.json")
@@ -176,6 +178,12 @@ def copy_of(finished: exporter.Artifact, folder: Path) -> Path:
     return folder
 
 
+def rename_file(folder: Path, name: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["onnx"]["name"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_a_changed_byte_is_noticed(finished: exporter.Artifact, tmp_path: Path) -> None:
     folder = copy_of(finished, tmp_path / "copy")
     for name, runtime in (("model.onnx", "onnxruntime"), ("model.pt", "torchscript")):
@@ -193,6 +201,8 @@ def test_a_changed_byte_is_noticed(finished: exporter.Artifact, tmp_path: Path) 
         (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest.json is not JSON"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), r"has schema None; .* reads 1"),
         (lambda folder: (folder / "manifest.json").write_text('{"schema": 2}'), r"has schema 2; .* reads 1"),
+        (lambda folder: (folder / "manifest.json").write_text('{"schema": 1}'), r"is damaged: it lacks model, method"),
+        (lambda folder: rename_file(folder, "../x.onnx"), r"entry for 'onnx' names no file of an artifact"),
         (lambda folder: (folder / "model.onnx").unlink(), r"model.onnx cannot be read \(No such file"),
     ],
 )
@@ -215,10 +225,14 @@ def test_a_missing_format_is_named(source, tmp_path: Path) -> None:
 # -- putting in place -------------------------------------------------------------------------------------------------
 
 
-def old_artifact(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for name in ("manifest.json", "model.onnx", "model.pt"):
-        (folder / name).write_text(f"old {name}")
+def old_artifact(folder: Path, age: str = "old") -> Path:
+    """Make the smallest folder that counts as an artifact."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model.onnx", "model.pt"):
+        (folder / name).write_text(f"{age} {name}")
+    files = {format: describe(folder / name) for format, name in FILES.items()}
+    manifest = {key: {} for key in ("model", "method", "inputs", "outputs", "parity")}
+    write_manifest(folder, {"schema": SCHEMA, "files": files, **manifest})
     return folder
 
 
@@ -226,7 +240,7 @@ def test_an_old_artifact_is_replaced_whole(tmp_path: Path) -> None:
     folder = old_artifact(tmp_path / "a")
     with replacing(folder) as aside:
         (aside / "manifest.json").write_text("new")
-        assert (folder / "manifest.json").read_text() == "old manifest.json"
+        assert (folder / "model.pt").read_text() == "old model.pt"
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
     assert os.listdir(tmp_path) == ["a"]
 
@@ -265,25 +279,29 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
-    left = tmp_path / ".a.1234.aside"
-    left.mkdir()
-    (left / "model.onnx").write_text("half")
-    kept = tmp_path / ".a.5678.aside"
+    left, stepped = tmp_path / ".a.abcd_123.aside", tmp_path / ".a.abcd_123.old.aside"
+    for folder in (left, stepped):
+        folder.mkdir()
+        (folder / "model.onnx").write_text("half")
+    kept = tmp_path / ".a.efgh5678.aside"
     kept.mkdir()
     (kept / "thesis.tex").write_text("not ours")
+    sibling = tmp_path / ".a.v2.abcd1234.aside"
+    sibling.mkdir()
     with replacing(tmp_path / "a") as aside:
         (aside / "manifest.json").write_text("new")
-    assert sorted(os.listdir(tmp_path)) == [".a.5678.aside", "a"]
+    assert sorted(os.listdir(tmp_path)) == [".a.efgh5678.aside", ".a.v2.abcd1234.aside", "a"]
 
 
 def test_a_run_in_progress_is_left_alone(tmp_path: Path) -> None:
     """Two exports into one folder: the later one to finish wins, and neither removes what the other is writing."""
     with replacing(tmp_path / "a") as first:
-        (first / "manifest.json").write_text("first")
+        old_artifact(first, "first")
         with replacing(tmp_path / "a") as second:
-            (second / "manifest.json").write_text("second")
-        assert (first / "manifest.json").read_text() == "first"
-    assert (tmp_path / "a" / "manifest.json").read_text() == "first"
+            old_artifact(second, "second")
+        assert (tmp_path / "a" / "model.pt").read_text() == "second model.pt"
+        assert (first / "model.pt").read_text() == "first model.pt"
+    assert (tmp_path / "a" / "model.pt").read_text() == "first model.pt"
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -293,6 +311,12 @@ def test_a_run_in_progress_is_left_alone(tmp_path: Path) -> None:
         (lambda path: path.write_text("file"), "is not a folder"),
         (lambda path: path.symlink_to(path.parent), "is not a folder"),
         (lambda path: (path.mkdir(), (path / "notes.txt").write_text("mine")), r"holds other files \(notes.txt\)"),
+        (
+            lambda path: (path.mkdir(), (path / "model.pt").write_text("a checkpoint")),
+            r"holds other files \(model.pt\)",
+        ),
+        (lambda path: (old_artifact(path) / "model.pt").write_text("a checkpoint"), r"holds other files \(model.pt\)"),
+        (lambda path: (old_artifact(path) / "log").mkdir(), r"holds other files \(log\)"),
     ],
 )
 def test_what_is_not_ours_is_never_replaced(tmp_path: Path, arrange, message: str) -> None:
@@ -307,3 +331,13 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(exporter.UsageError, match=r"lies below .*file, which is not a folder"):
         artifact_module.check_output(tmp_path / "file" / "a")
+
+
+def test_two_exports_of_the_same_thing_are_byte_identical(tmp_path: Path) -> None:
+    """In processes of their own: within one, TorchScript numbers the classes that it has seen."""
+    script = Path(artifact_module.__file__).parent.parent / "scripts" / "export.py"
+    for name in ("a", "b"):
+        command = [sys.executable, str(script), "--model", "digits_cnn", "--output", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name

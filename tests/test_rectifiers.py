@@ -144,6 +144,12 @@ class Twice(nn.Module):
         return self.relu(self.relu(x * 1))
 
 
+def _in_two_parts(x: Tensor) -> Tensor:
+    x[:, :4].relu_()
+    x[:, 4:].relu_()
+    return x
+
+
 SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], list[tuple[float, ...]]]] = {
     "nn.ReLU": (nn.ReLU(), RELU),
     "nn.ReLU in place": (nn.ReLU(inplace=True), RELU),
@@ -157,6 +163,10 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], list[tuple[float, ...]]]]
     "clamp(min=0)": (lambda x: x.clamp(min=0), RELU),
     "clamp_(min=0)": (lambda x: x.clamp_(min=0), RELU),
     "torch.clamp": (lambda x: torch.clamp(x, 0.0), RELU),
+    "torch.clip": (lambda x: torch.clip(x, 0), RELU),
+    "clip(min=0)": (lambda x: x.clip(min=0.0), RELU),
+    "clip_": (lambda x: x.clip_(0), RELU),
+    "a part in place": (lambda x: _in_two_parts(x * 1), RELU),
     "clamp_min": (lambda x: x.clamp_min(0), RELU),
     "clamp_min_": (lambda x: x.clamp_min_(0), RELU),
     "F.threshold": (lambda x: F.threshold(x, 0, 0), RELU),
@@ -164,6 +174,7 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], list[tuple[float, ...]]]]
     "F.relu6": (F.relu6, RELU6),
     "F.hardtanh": (lambda x: F.hardtanh(x, 0, 6), RELU6),
     "nn.Hardtanh in place": (nn.Hardtanh(0, 6, inplace=True), RELU6),
+    "torch.clip(0, 6)": (lambda x: torch.clip(x, 0, 6), RELU6),
     "clamp(0, 6)": (lambda x: x.clamp(0, 6), RELU6),
 }
 

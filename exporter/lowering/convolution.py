@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from exporter.lowering.rewrite import Match, Pass, aten, producer, used_once
+from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
 from exporter.rules.linear import per_axis
 
 BLOCK = 8
@@ -46,9 +46,9 @@ class Transposed:
 def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution; None if it has a bias or its output's size is dynamic."""
     node = node or match.node
-    arguments = _arguments(node)
+    given = arguments(node)
     defaults: list[Any] = [None, [1], [0], [0], 1, [1]]
-    ct, weight, bias, stride, padding, _, groups, dilation = (*arguments, *defaults[len(arguments) - 2 :])
+    ct, weight, bias, stride, padding, _, groups, dilation = (*given, *defaults[len(given) - 2 :])
     size = tuple(node.meta["val"].shape[2:])
     if bias is not None or not all(isinstance(length, int) for length in size):
         return None
@@ -63,7 +63,7 @@ def _folded(match: Match, ct: Any, weight: fx.Node) -> tuple[Tensor, Tensor] | N
     scaled = producer(ct, aten.mul.Tensor)
     if scaled is None or not used_once(scaled):
         return None
-    g, scale = _arguments(scaled)
+    g, scale = arguments(scaled)
     if not isinstance(scale, fx.Node) or list(scale.meta["val"].shape[1:]) != [1, 1] or not _of_weights(scale):
         return None
     return match.value(g), match.value(weight) * match.value(scale).reshape(-1, 1, 1, 1)
@@ -71,13 +71,16 @@ def _folded(match: Match, ct: Any, weight: fx.Node) -> tuple[Tensor, Tensor] | N
 
 def _of_weights(node: fx.Node) -> bool:
     """Tell whether a value is computed from weights alone: inputs have a dynamic batch, weights do not."""
-    if node.op == "placeholder":
-        return all(isinstance(size, int) for size in node.meta["val"].shape)
-    return all(_of_weights(source) for source in node.all_input_nodes)
-
-
-def _arguments(node: fx.Node) -> list[Any]:
-    return list(node.args)
+    seen, waiting = set(), [node]
+    while waiting:
+        source = waiting.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        if source.op == "placeholder" and not all(isinstance(size, int) for size in source.meta["val"].shape):
+            return False
+        waiting += source.all_input_nodes
+    return True
 
 
 def swap(weight: Tensor, groups: int) -> Tensor:
@@ -104,7 +107,9 @@ def _flip_kernel(match: Match) -> Any:
         return NotImplemented
     reach = [d * (k - 1) for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)]
     padding = [r - p for r, p in zip(reach, op.padding, strict=True)]
-    if min(padding) < 0:
+    inputs = op.ct.shape[2:]
+    exact = all(n + r - 2 * p == m for n, r, p, m in zip(inputs, reach, op.padding, op.size, strict=True))
+    if min(padding) < 0 or not exact:  # an output padding, which a forward pass may have at a dilation
         return NotImplemented
     return torch.conv2d(op.ct, swap(flip(op.weight), op.groups), None, 1, padding, op.dilation, op.groups)
 
@@ -114,7 +119,7 @@ def phases(op: Transposed) -> list[list[Tensor | None]]:
 
     Output ``s m + r`` of one axis receives tap ``t`` of the kernel where ``t = r + p (mod s)``. With ``t = t0 + s j``,
     ``j < J``, and ``q = (r + p - t0) / s`` it is ``sum_j W[t0 + s j] g[m + q - j]``: a Conv with ``J`` taps. A phase
-    that no tap reaches is None.
+    that no tap reaches, or that has no outputs, is None.
     """
     return [[_phase(op, row, column) for column in range(op.stride[1])] for row in range(op.stride[0])]
 
@@ -125,12 +130,12 @@ def _phase(op: Transposed, row: int, column: int) -> Tensor | None:
         s, p, k = op.stride[axis], op.padding[axis], weight.shape[2 + axis]
         first = (r + p) % s
         taps = len(range(first, k, s))
-        if taps == 0:
+        outputs = len(range(r, op.size[axis], s))
+        if taps == 0 or outputs == 0:
             return None
         if taps < k:
             weight = aten.slice(weight, 2 + axis, first, k, s)
         shift = (r + p - first) // s
-        outputs = len(range(r, op.size[axis], s))
         before[axis] = taps - 1 - shift
         after[axis] = outputs + taps - 1 - op.ct.shape[2 + axis] - before[axis]
     ct, padding = op.ct, [0, 0]
@@ -202,7 +207,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def _fold_scale(match: Match) -> Any:
     """``conv_transpose(g * s, W) -> conv_transpose(g, s * W)``: what neither of the above takes, a stem's gradient."""
-    ct, weight, *settings = _arguments(match.node)
+    ct, weight, *settings = arguments(match.node)
     folded = _folded(match, ct, weight)
     return NotImplemented if folded is None else aten.conv_transpose2d(*folded, *settings)
 

@@ -7,49 +7,53 @@ from typing import Any
 import torch
 from torch import fx
 
-from exporter.lowering.rewrite import Match, Pass, aten, producer
+from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 
 
 def _row_of_weight(match: Match) -> Any:
     """``onehot(target) @ W -> W[target]``: the cotangent of a linear layer's input is a row of its weight."""
-    left, weight = match.node.args
+    left, weight = arguments(match.node)
     onehot = producer(left, aten.scatter.value)
-    if onehot is None or not producer(onehot.args[0], aten.zeros_like.default) or onehot.args[3] != 1:
+    if onehot is None or weight.meta["val"].ndim != 2:
         return NotImplemented
-    column = producer(onehot.args[2], aten.unsqueeze.default)
-    if column is None or not isinstance(weight, fx.Node) or weight.meta["val"].ndim != 2:
+    zeros, axis, column, value = arguments(onehot)
+    index = producer(column, aten.unsqueeze.default)
+    if not producer(zeros, aten.zeros_like.default) or index is None or (axis, value) != (1, 1):
         return NotImplemented
-    return torch.index_select(match.value(weight), 0, match.value(column.args[0]))
+    target, new_axis = arguments(index)
+    if target.meta["val"].ndim != 1 or new_axis not in (1, -1):
+        return NotImplemented
+    return torch.index_select(match.value(weight), 0, match.value(target))
 
 
 def _positive_part(match: Match) -> Any:
     """``g * m * (g > 0) -> relu(g) * m``, and ``g * (g > 0) -> relu(g)``."""
-    product, sign = match.node.args[:2]
+    product, sign = arguments(match.node)[:2]
     sign = producer(sign, aten.gt.Scalar)
     if sign is None or sign.args[1] != 0:
         return NotImplemented
-    cotangent: Any = sign.args[0]
+    cotangent = sign.args[0]
     if product is cotangent:
         return torch.relu(match.value(cotangent))
     masked = producer(product, aten.mul.Tensor)
     if masked is None or masked.args[0] is not cotangent:
         return NotImplemented
-    return torch.relu(_unexpanded(match, cotangent)) * match.value(masked.args[1])
+    mask = masked.args[1]
+    return torch.relu(_narrow(match, cotangent, mask, masked)) * match.value(mask)
 
 
 def _broadcast(match: Match) -> Any:
     """``expand(a) * b -> a * b`` where ``b`` has the full shape already."""
-    a, b = match.node.args[:2]
-    full = isinstance(b, fx.Node) and b.meta["val"].shape == match.node.meta["val"].shape
-    if not full or not producer(a, aten.expand.default):
-        return NotImplemented
-    return _unexpanded(match, a) * match.value(b)
+    a, b = arguments(match.node)[:2]
+    narrow = _narrow(match, a, b, match.node)
+    return NotImplemented if narrow is match.value(a) else narrow * match.value(b)
 
 
-def _unexpanded(match: Match, node: Any) -> Any:
-    """Return the value before an ``expand``: the product that follows broadcasts by itself."""
-    expand = producer(node, aten.expand.default)
-    return match.value(node if expand is None else expand.args[0])
+def _narrow(match: Match, a: Any, b: Any, product: fx.Node) -> Any:
+    """Return a factor before its ``expand`` if the other factor has the product's shape: multiplying broadcasts."""
+    expand = producer(a, aten.expand.default)
+    full = isinstance(b, fx.Node) and b.meta["val"].shape == product.meta["val"].shape
+    return match.value(a if expand is None or not full else expand.args[0])
 
 
 ROW_OF_WEIGHT = Pass("row of weight", (aten.matmul.default,), _row_of_weight)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from exporter.lowering.convolution import interleave
-from exporter.lowering.rewrite import Match, Pass, aten, producer
+from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.rules.linear import per_axis
 
 
@@ -55,17 +55,13 @@ def _compare_taps(match: Match) -> Any:
     pool = find(match.node)
     if pool is None or not _fixed(pool.node):
         return NotImplemented
-    x, *settings = _arguments(pool.node)
+    x, *settings = arguments(pool.node)
     return compare_taps(match.value(pool.ct), match.value(maxima(pool.node)), match.value(x), *settings)
-
-
-def _arguments(pool: fx.Node) -> list[Any]:
-    return list(pool.args)
 
 
 def _fixed(pool: fx.Node) -> bool:
     """Tell whether a pool has a fixed image size and no dilation."""
-    x, _, *rest = _arguments(pool)
+    x, _, *rest = arguments(pool)
     dilation = rest[2] if len(rest) > 2 else [1]
     return all(isinstance(size, int) for size in x.meta["val"].shape[-3:]) and set(dilation) == {1}
 
@@ -143,9 +139,15 @@ def _pooled_mask(match: Match) -> Any:
     if masked is not None and masked.args[0] is sign.args[0]:
         g, sign, positive_part = masked.args[0], producer(masked.args[1], aten.gt.Scalar), True
     pool = find(g)
-    if pool is None or sign is None or sign.args[0] is not pool.node.args[0] or not _fixed(pool.node):
+    if (
+        pool is None
+        or sign is None
+        or sign.args[1] != 0
+        or sign.args[0] is not pool.node.args[0]
+        or not _fixed(pool.node)
+    ):
         return NotImplemented
-    x, *settings = _arguments(pool.node)
+    x, *settings = arguments(pool.node)
     y = match.value(maxima(pool.node))
     whole = compare_taps(match.value(pool.ct) * (y > 0), y, match.value(x), *settings)
     return torch.relu(whole) if positive_part else whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Match:
 
     Attributes:
         node: The operator in the program before the rewrite; its arguments' nodes tell where values come from.
-        value: Gives an old node's value in the program that is being traced.
+        value: Gives an old node's value in the program that is being traced; a number stands for itself.
     """
 
     node: fx.Node
@@ -51,17 +51,17 @@ def apply(program: Program, passes: Sequence[Pass]) -> Program:
 
     The result computes the same function; what no output needs any more is gone.
     """
-    by_op: Mapping[Any, list[Pass]] = {}
+    by_op: dict[Any, list[Pass]] = {}
     for one in passes:
         for op in one.ops:
-            by_op.setdefault(op, []).append(one)  # type: ignore[attr-defined]
+            by_op.setdefault(op, []).append(one)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         env: dict[fx.Node, Any] = {}
 
         def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             for one in by_op.get(node.target, ()):
-                result = one.rewrite(Match(node, env.__getitem__))
+                result = one.rewrite(Match(node, lambda old: env[old] if isinstance(old, fx.Node) else old))
                 if result is not NotImplemented:
                     return result
             return run_operator(node, args, kwargs)
@@ -75,6 +75,11 @@ def apply(program: Program, passes: Sequence[Pass]) -> Program:
 def producer(node: Any, *ops: Any) -> fx.Node | None:
     """Return a node if it is the result of one of these operators, else None."""
     return node if isinstance(node, fx.Node) and node.target in ops else None
+
+
+def arguments(node: fx.Node) -> list[Any]:
+    """Return a node's positional arguments, without the union type that fx gives them."""
+    return list(node.args)
 
 
 def used_once(node: fx.Node) -> bool:

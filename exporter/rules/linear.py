@@ -11,7 +11,9 @@ from exporter.rules.table import unbroadcast, vjp
 
 aten = torch.ops.aten
 
-_TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+"""Number of spatial axes -> the transposed convolution."""
+
 _FORWARD = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 
 
@@ -33,7 +35,7 @@ def conv(
     """
     stride, padding, dilation = (per_axis(value, x.ndim - 2) for value in (stride, padding, dilation))
     extra = uncovered(x.shape[2:], y.shape[2:], weight.shape[2:], stride, padding, dilation)
-    return _TRANSPOSED[x.ndim - 2](ct, weight, None, stride, padding, extra, groups, dilation)
+    return TRANSPOSED[x.ndim - 2](ct, weight, None, stride, padding, extra, groups, dilation)
 
 
 def per_axis(value: Sequence[int], axes: int) -> list[int]:
@@ -79,10 +81,22 @@ def linear(ct: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
     return torch.matmul(ct, weight)
 
 
+@vjp(aten.addmm.default)
+def addmm_bias(ct: Tensor, y: Tensor, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``y = bias + x @ weight``. ct: [N, K]; returns bias's shape."""
+    return unbroadcast(ct, bias)
+
+
 @vjp(aten.addmm.default, wrt=1)
 def addmm(ct: Tensor, y: Tensor, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """``y = bias + x @ weight``. ct: [N, K]; weight: [C, K]; returns [N, C]."""
     return torch.matmul(ct, weight.transpose(0, 1))
+
+
+@vjp(aten.addmm.default, wrt=2)
+def addmm_weight(ct: Tensor, y: Tensor, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``y = bias + x @ weight``. ct: [N, K]; x: [N, C]; returns [C, K]."""
+    return torch.matmul(x.transpose(0, 1), ct)
 
 
 @vjp(aten.matmul.default, aten.mm.default, aten.bmm.default)

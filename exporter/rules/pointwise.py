@@ -1,10 +1,8 @@
-"""Pointwise operators: the cotangent times the derivative.
-
-Rectifiers stand in ``exporter/rectifiers.py``: the method decides what they do. ``hardtanh`` and ``clamp`` come
-here only where they do not clip at zero.
-"""
+"""Arithmetic and elementary functions: the cotangent times the derivative."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -27,10 +25,12 @@ NO_GRADIENT |= {
     aten.gt.Tensor,
     aten.le.Scalar,
     aten.le.Tensor,
+    aten.logical_not.default,
     aten.lt.Scalar,
     aten.lt.Tensor,
     aten.ne.Scalar,
     aten.ne.Tensor,
+    aten.new_full.default,
     aten.new_ones.default,
     aten.new_zeros.default,
     aten.ones_like.default,
@@ -102,6 +102,40 @@ def neg(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return -ct
 
 
+@vjp(aten.reciprocal.default)
+def reciprocal(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """``d(1 / x)/dx = -y^2``."""
+    return -ct * (y * y)
+
+
+@vjp(aten.pow.Tensor_Scalar)
+def pow_(ct: Tensor, y: Tensor, x: Tensor, exponent: Number) -> Tensor:
+    """``p x^(p - 1)``, and 0 everywhere for ``p = 0``."""
+    if exponent == 0:
+        return ct * 0
+    return ct * (2 * x if exponent == 2 else exponent * torch.pow(x, exponent - 1))
+
+
+@vjp(aten.pow.Tensor_Tensor)
+def pow_base(ct: Tensor, y: Tensor, base: Tensor, exponent: Tensor) -> Tensor:
+    """``p b^(p - 1)``, and 0 where ``p = 0``; returns the base's shape."""
+    slope = (exponent * torch.pow(base, exponent - 1)).masked_fill(exponent == 0, 0)
+    return unbroadcast(ct * slope, base)
+
+
+@vjp(aten.pow.Tensor_Tensor, wrt=1)
+def pow_exponent(ct: Tensor, y: Tensor, base: Tensor, exponent: Tensor) -> Tensor:
+    """``y log(b)``, and 0 where ``b = 0 <= p``; returns the exponent's shape."""
+    slope = (y * torch.log(base)).masked_fill((base == 0) & (exponent >= 0), 0)
+    return unbroadcast(ct * slope, exponent)
+
+
+@vjp(aten.pow.Scalar, wrt=1)
+def pow_of_number(ct: Tensor, y: Tensor, base: Number, exponent: Tensor) -> Tensor:
+    """``y log(b)`` for a positive number ``b``."""
+    return ct * (y * math.log(base))
+
+
 @vjp(aten.exp.default)
 def exp(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The derivative is y itself."""
@@ -126,110 +160,88 @@ def abs_(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return ct * torch.sign(x)
 
 
-# -- activations that are not rectifiers ----------------------------------------------------------------------
+@vjp(aten.rsqrt.default)
+def rsqrt(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """``d x^(-1/2) / dx = -y^3 / 2``."""
+    return ct * (y * y * y * -0.5)
 
 
-@vjp(aten.sigmoid.default)
-def sigmoid(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """``y (1 - y)``."""
-    return ct * (y * (1 - y))
+@vjp(aten.log1p.default)
+def log1p(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 / (1 + x)``."""
+    return ct / (x + 1)
 
 
-@vjp(aten.tanh.default)
-def tanh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """``1 - y^2``."""
-    return ct * (1 - y * y)
+@vjp(aten.expm1.default)
+def expm1(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``y + 1``."""
+    return ct * (y + 1)
 
 
-@vjp(aten.silu.default)
-def silu(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """``s (1 + x (1 - s))`` with ``s = sigmoid(x)``."""
-    s = torch.sigmoid(x)
-    return ct * (s * (1 + x * (1 - s)))
+@vjp(aten.sin.default)
+def sin(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``cos(x)``."""
+    return ct * torch.cos(x)
 
 
-@vjp(aten.leaky_relu.default)
-def leaky_relu(ct: Tensor, y: Tensor, x: Tensor, slope: float = 0.01) -> Tensor:
-    """1 where ``x > 0``, else the slope."""
-    return torch.where(x > 0, ct, ct * slope)
+@vjp(aten.cos.default)
+def cos(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``-sin(x)``."""
+    return -ct * torch.sin(x)
 
 
-@vjp(aten.hardtanh.default)
-def hardtanh(ct: Tensor, y: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """1 strictly between the bounds."""
-    return ct * ((x > low) & (x < high))
+@vjp(aten.erf.default)
+def erf(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``2 exp(-x^2) / sqrt(pi)``."""
+    return ct * (torch.exp(-x * x) * (2 / math.sqrt(math.pi)))
 
 
-@vjp(aten.clamp.default, aten.clamp_min.default)
-def clamp(ct: Tensor, y: Tensor, x: Tensor, min: Number | None = None, max: Number | None = None) -> Tensor:
-    """1 between the bounds and, unlike ``hardtanh``, at them."""
-    if min is not None:
-        ct = ct * (x >= min)
-    return ct if max is None else ct * (x <= max)
+# -- choices --------------------------------------------------------------------------------------------------
 
 
-@vjp(aten.clamp_max.default)
-def clamp_max(ct: Tensor, y: Tensor, x: Tensor, max: Number) -> Tensor:
-    """1 up to the bound."""
-    return ct * (x <= max)
+@vjp(aten.maximum.default)
+def maximum(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1 where ``a`` is larger, 1/2 at a tie; returns a's shape."""
+    return unbroadcast(torch.where(a == b, ct / 2, ct) * (a >= b), a)
 
 
-@vjp(aten.threshold.default)
-def threshold(ct: Tensor, y: Tensor, x: Tensor, threshold: Number, value: Number) -> Tensor:
-    """1 above the threshold."""
-    return ct * (x > threshold)
+@vjp(aten.maximum.default, wrt=1)
+def maximum_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1 where ``b`` is larger, 1/2 at a tie; returns b's shape."""
+    return maximum(ct, y, b, a)
 
 
-# -- reductions and softmax -----------------------------------------------------------------------------------
+@vjp(aten.minimum.default)
+def minimum(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1 where ``a`` is smaller, 1/2 at a tie; returns a's shape."""
+    return unbroadcast(torch.where(a == b, ct / 2, ct) * (a <= b), a)
 
 
-@vjp(aten.sum.dim_IntList)
-def sum_(
-    ct: Tensor,
-    y: Tensor,
-    x: Tensor,
-    dim: list[int] | None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """The same cotangent for every summand; returns x's shape."""
-    return _restore(ct, x, dim, keepdim).expand(x.shape)
+@vjp(aten.minimum.default, wrt=1)
+def minimum_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1 where ``b`` is smaller, 1/2 at a tie; returns b's shape."""
+    return minimum(ct, y, b, a)
 
 
-@vjp(aten.mean.dim)
-def mean(
-    ct: Tensor,
-    y: Tensor,
-    x: Tensor,
-    dim: list[int] | None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """An even share for every member; returns x's shape."""
-    axes = range(x.ndim) if not dim else [d % x.ndim for d in dim]
-    count = 1
-    for axis in axes:
-        count = count * x.shape[axis]
-    return (_restore(ct, x, dim, keepdim) / count).expand(x.shape)
+@vjp(aten.where.self, wrt=1)
+def where(ct: Tensor, y: Tensor, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The cotangent where the condition holds; returns a's shape."""
+    return unbroadcast(ct * condition, a)
 
 
-def _restore(ct: Tensor, x: Tensor, dim: list[int] | None, keepdim: bool) -> Tensor:
-    """Give back the axes that a reduction of ``x`` removed, each with size 1."""
-    if not keepdim:
-        for axis in sorted(d % x.ndim for d in dim or range(x.ndim)):
-            ct = ct.unsqueeze(axis)
-    return ct
+@vjp(aten.where.self, wrt=2)
+def where_not(ct: Tensor, y: Tensor, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The cotangent where the condition does not hold; returns b's shape."""
+    return unbroadcast(ct * torch.logical_not(condition), b)
 
 
-@vjp(aten.softmax.int, aten._softmax.default)
-def softmax(ct: Tensor, y: Tensor, x: Tensor, dim: int, *args: object) -> Tensor:
-    """``y (ct - sum(ct y))``."""
-    return y * (ct - (ct * y).sum(dim, keepdim=True))
+@vjp(aten.masked_fill.Scalar)
+def masked_fill(ct: Tensor, y: Tensor, x: Tensor, mask: Tensor, value: Number) -> Tensor:
+    """The cotangent where nothing was filled in; returns x's shape."""
+    return unbroadcast(ct.masked_fill(mask, 0), x)
 
 
-@vjp(aten.log_softmax.int, aten._log_softmax.default)
-def log_softmax(ct: Tensor, y: Tensor, x: Tensor, dim: int, *args: object) -> Tensor:
-    """``ct - exp(y) sum(ct)``."""
-    return ct - torch.exp(y) * ct.sum(dim, keepdim=True)
+@vjp(aten._to_copy.default, aten.to.dtype, aten.type_as.default)
+def to(ct: Tensor, y: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """The cotangent in x's dtype, whatever it is when the program runs."""
+    return ct.type_as(x)

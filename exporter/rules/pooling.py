@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from exporter.rules.linear import per_axis
+from exporter.rules.linear import TRANSPOSED, per_axis
 from exporter.rules.table import vjp
 
 aten = torch.ops.aten
@@ -28,8 +29,18 @@ def max_pool2d(
 
     ct: [N, C, H', W']; y: (maxima, flat indices into H * W), each [N, C, H', W']; returns [N, C, H, W].
     """
-    spread = x.new_zeros(x.shape).flatten(-2)
-    return spread.scatter_add(-1, y[1].flatten(-2), ct.flatten(-2)).view(x.shape)
+    return _scatter(2, ct, y[1], x)
+
+
+@vjp(aten.max_pool3d_with_indices.default)
+def max_pool3d(ct: Tensor, y: tuple[Tensor, Tensor], x: Tensor, kernel: Sequence[int], *settings: object) -> Tensor:
+    """As in two dimensions. ct: [N, C, D', H', W']; returns [N, C, D, H, W]."""
+    return _scatter(3, ct, y[1], x)
+
+
+def _scatter(axes: int, ct: Tensor, indices: Tensor, x: Tensor) -> Tensor:
+    spread = x.new_zeros(x.shape).flatten(-axes)
+    return spread.scatter_add(-1, indices.flatten(-axes), ct.flatten(-axes)).view(x.shape)
 
 
 @vjp(aten.avg_pool2d.default)
@@ -49,26 +60,56 @@ def avg_pool2d(
     The number of members is the divisor of the forward pass: the kernel's size, cut at the edge of the padded
     image (ceil mode) or, without ``count_include_pad``, of the image itself.
     """
-    kernel = per_axis(kernel, 2)
-    stride = per_axis(stride, 2) if len(stride) else kernel
-    padding = per_axis(padding, 2)
-    channels, (height, width), (rows, columns) = x.shape[-3], x.shape[-2:], ct.shape[-2:]
+    return _avg_pool(2, ct, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+
+
+@vjp(aten.avg_pool3d.default)
+def avg_pool3d(
+    ct: Tensor,
+    y: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Tensor:
+    """As in two dimensions. ct, y: [N, C, D', H', W']; returns [N, C, D, H, W]."""
+    return _avg_pool(3, ct, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+
+
+def _avg_pool(
+    axes: int,
+    ct: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    padded: bool,
+    divisor: int | None,
+) -> Tensor:
+    kernel = per_axis(kernel, axes)
+    stride = per_axis(stride, axes) if len(stride) else kernel
+    padding = per_axis(padding, axes)
+    channels, size, out = x.shape[-axes - 1], x.shape[-axes:], ct.shape[-axes:]
     if divisor is not None:
         ct = ct / divisor
-    elif not ceil_mode and (count_include_pad or not any(padding)):
-        ct = ct / (kernel[0] * kernel[1])
+    elif not ceil_mode and (padded or not any(padding)):
+        ct = ct / math.prod(kernel)
     else:
-        counts = [
-            _members(ct, n, length, k, s, p, count_include_pad)
-            for n, length, k, s, p in zip((rows, columns), (height, width), kernel, stride, padding, strict=True)
-        ]
-        ct = ct / (counts[0][:, None] * counts[1])
+        for axis in range(axes):
+            n, length, k, s, p = (values[axis] for values in (out, size, kernel, stride, padding))
+            count = _members(ct, n, length, k, s, p, padded)
+            ct = ct / count.view(-1, *[1] * (axes - 1 - axis))
     ones = ct.new_ones((channels, 1, *kernel))
-    spread = torch.conv_transpose2d(ct, ones, None, stride, [0, 0], [0, 0], channels)
-    before = padding
-    reach = [(n - 1) * s + k for n, s, k in zip((rows, columns), stride, kernel, strict=True)]
-    after = [length + p - r for length, p, r in zip((height, width), before, reach, strict=True)]
-    return torch.constant_pad_nd(spread, [-before[1], after[1], -before[0], after[0]])
+    spread = TRANSPOSED[axes](ct, ones, None, stride, [0] * axes, [0] * axes, channels)
+    reach = [(n - 1) * s + k for n, s, k in zip(out, stride, kernel, strict=True)]
+    widths: list[int] = []
+    for length, p, r in reversed(list(zip(size, padding, reach, strict=True))):
+        widths += [-p, length + p - r]
+    return torch.constant_pad_nd(spread, widths)
 
 
 def _members(ct: Tensor, windows: int, length: int, kernel: int, stride: int, padding: int, padded: bool) -> Tensor:

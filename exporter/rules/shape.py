@@ -17,6 +17,7 @@ aten = torch.ops.aten
 @vjp(
     aten.reshape.default,
     aten.view.default,
+    aten.flatten.using_ints,
     aten.unsqueeze.default,
     aten.squeeze.default,
     aten.squeeze.dim,
@@ -40,6 +41,12 @@ def transpose(ct: Tensor, y: Tensor, x: Tensor, a: int, b: int) -> Tensor:
     return ct.transpose(a, b)
 
 
+@vjp(aten.t.default)
+def t(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The two axes swapped back."""
+    return ct.t()
+
+
 @vjp(aten.expand.default)
 def expand(ct: Tensor, y: Tensor, x: Tensor, size: Sequence[int]) -> Tensor:
     """The sum over the copies."""
@@ -51,6 +58,58 @@ def cat(ct: Tensor, y: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> list[
     """Each part's own slice."""
     ends = list(itertools.accumulate(x.shape[dim] for x in tensors))
     return [aten.slice(ct, dim, start, end) for start, end in itertools.pairwise([0, *ends])]
+
+
+@vjp(aten.stack.default)
+def stack(ct: Tensor, y: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Sequence[Tensor]:
+    """Each part's own layer."""
+    return ct.unbind(dim)
+
+
+@vjp(aten.split_with_sizes.default)
+def split_with_sizes(
+    ct: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, sizes: Sequence[int], dim: int = 0
+) -> Tensor:
+    """The parts' cotangents side by side."""
+    return torch.cat(list(ct), dim)
+
+
+@vjp(aten.unbind.int)
+def unbind(ct: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, dim: int = 0) -> Tensor:
+    """The layers' cotangents stacked."""
+    return torch.stack(list(ct), dim)
+
+
+@vjp(aten.flip.default)
+def flip(ct: Tensor, y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
+    """Turned back."""
+    return ct.flip(dims)
+
+
+@vjp(aten.tril.default)
+def tril(ct: Tensor, y: Tensor, x: Tensor, diagonal: int = 0) -> Tensor:
+    """The lower triangle of the cotangent."""
+    return ct.tril(diagonal)
+
+
+@vjp(aten.triu.default)
+def triu(ct: Tensor, y: Tensor, x: Tensor, diagonal: int = 0) -> Tensor:
+    """The upper triangle of the cotangent."""
+    return ct.triu(diagonal)
+
+
+@vjp(aten.roll.default)
+def roll(ct: Tensor, y: Tensor, x: Tensor, shifts: list[int], dims: list[int]) -> Tensor:
+    """Rolled back."""
+    return ct.roll([-shift for shift in shifts], dims)
+
+
+@vjp(aten.repeat.default)
+def repeat(ct: Tensor, y: Tensor, x: Tensor, repeats: Sequence[int]) -> Tensor:
+    """The sum over the copies; returns x's shape."""
+    sizes = [1] * (len(repeats) - x.ndim) + list(x.shape)
+    apart = ct.reshape([size for pair in zip(repeats, sizes, strict=True) for size in pair])
+    return apart.sum(list(range(0, 2 * len(repeats), 2))).reshape(x.shape)
 
 
 @vjp(aten.constant_pad_nd.default)
@@ -92,3 +151,56 @@ def select(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: int) -> Tensor:
     """Zeros but for the selected position."""
     length = x.shape[dim]
     return _pad(ct.unsqueeze(dim), dim % x.ndim, index % length, length - 1 - index % length)
+
+
+@vjp(aten.pad.default)
+def pad(ct: Tensor, y: Tensor, x: Tensor, pad: Sequence[int], mode: str, value: float | None = None) -> Tensor:
+    """The border's cotangents go to what it copied: the mirrored inside (``reflect``) or the edge (``replicate``).
+
+    Axis by axis: a corner is a border's border. ct, y: [..., L + before + after]; returns [..., L].
+    """
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        if before or after:
+            ct = _fold(ct, x.ndim - 1 - axis, before, after, mode == "reflect")
+    return ct
+
+
+def _fold(ct: Tensor, dim: int, before: int, after: int, mirrored: bool) -> Tensor:
+    """Add the borders of one axis onto its inner part."""
+    length = ct.shape[dim] - before - after
+    inner = aten.slice(ct, dim, before, before + length)
+    for width, start in ((before, 0), (after, before + length)):
+        if width:
+            border = aten.slice(ct, dim, start, start + width)
+            border = border.flip(dim) if mirrored else border.sum(dim, keepdim=True)
+            offset = int(mirrored) if start == 0 else length - int(mirrored) - border.shape[dim]
+            inner = inner + _pad(border, dim, offset, length - offset - border.shape[dim])
+    return inner
+
+
+# -- by index -------------------------------------------------------------------------------------------------
+
+
+@vjp(aten.index_select.default)
+def index_select(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Added up at the indices. index: [n]; ct: [..., n, ...]; returns [..., L, ...]."""
+    spread = index.view([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]).expand(ct.shape)
+    return x.new_zeros(x.shape).scatter_add(dim, spread, ct)
+
+
+@vjp(aten.gather.default)
+def gather(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """Added up at the indices; returns x's shape."""
+    return x.new_zeros(x.shape).scatter_add(dim, index, ct)
+
+
+@vjp(aten.scatter.src)
+def scatter(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """Zero where something was written."""
+    return ct.scatter(dim, index, 0)
+
+
+@vjp(aten.scatter.src, wrt=3)
+def scatter_source(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """What was written, read back; index and src of one shape, without repetitions."""
+    return ct.gather(dim, index)

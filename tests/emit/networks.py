@@ -6,7 +6,7 @@ Each ends in a ``flatten(1)``, so that what it computes is its logits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,34 @@ def _norm(norm: nn.Module) -> nn.Module:
     return norm
 
 
+def _weighted(x: Tensor, weight: Tensor) -> Tensor:
+    """A product whose second factor depends on the image."""
+    flat = x.flatten(1)
+    return torch.addmm(weight[0], flat, weight * flat.mean(0)[:, None])
+
+
+def _standardised(weight: Tensor) -> Tensor:
+    """A kernel with mean 0 and deviation 1 for each output."""
+    flat = weight.reshape(1, len(weight), -1)
+    return F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(weight)
+
+
+def _mixed(parts: Sequence[Tensor]) -> Tensor:
+    """Each part differently, the last one twice and one not at all."""
+    return parts[0].sin() + parts[-1] * parts[-1]
+
+
+def _written(x: Tensor) -> Tensor:
+    """Views that are written into."""
+    x[:, :2].mul_(3)
+    x[:, 0] = x[:, 1]
+    x[:, 2, ::2] = x[:, 1, ::2] * 2
+    x[x < -1] = -1.0
+    x.view(x.shape[0], -1).mul_(2)
+    x[:, 1:].relu_()
+    return x
+
+
 BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     # -- linear
     "conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 2, 3, stride=2, padding=1)),
@@ -72,6 +100,19 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "conv_transpose1d": lambda: nn.Sequential(nn.Flatten(2), nn.ConvTranspose1d(3, 2, 3, stride=2)),
     "conv_transpose2d": lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=(1, 0)),
     "conv_transpose3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.ConvTranspose3d(1, 2, 2)),
+    "conv same": lambda: nn.Conv2d(3, 4, (2, 3), padding="same", dilation=(1, 2)),
+    "conv transpose groups dilation": lambda: nn.ConvTranspose2d(3, 6, 3, (1, 2), 2, (0, 1), 3, False, (2, 2)),
+    "baddbmm": lambda: lambda x: torch.baddbmm(x[:, 0, :5], x[:, 1].transpose(1, 2), x[:, 2], beta=2, alpha=0.5),
+    "addmm of images": lambda: Times(lambda x, w: torch.addmm(x.flatten(1), x.flatten(1), w), 90, 90),
+    "addmm of a computed weight": lambda: Times(lambda x, w: _weighted(x, w), 90, 4),
+    "einsum": lambda: Times(lambda x, w: torch.einsum("nchw,hk,nchw->nkc", x, w, x), 6, 4),
+    "einsum of one": lambda: lambda x: torch.einsum("nchw->nwc", x),
+    "attention": lambda: lambda x: F.scaled_dot_product_attention(x, x, x.sin()),
+    "attention causal": lambda: lambda x: F.scaled_dot_product_attention(x, x * 2, x, is_causal=True, scale=0.3),
+    "attention mask": lambda: Times(lambda x, w: F.scaled_dot_product_attention(x, x, x, w) + x, 6, 6),
+    "attention boolean mask": lambda: (
+        lambda x: F.scaled_dot_product_attention(x, x, x, torch.ones(6, 6, dtype=torch.bool).tril())
+    ),
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(90, 4)),
     "linear of 4 axes": lambda: nn.Linear(5, 4),
     "addmm": lambda: Times(lambda x, w: torch.addmm(w[0], x.flatten(1), w[1:]), 91, 4),
@@ -83,6 +124,22 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     # -- normalisation and pooling
     "batch_norm": lambda: _norm(nn.BatchNorm2d(3, eps=0.5)),
     "batch_norm without weights": lambda: _norm(nn.BatchNorm2d(3, affine=False)),
+    "layer_norm": lambda: _norm(nn.LayerNorm(5, eps=0.5)),
+    "layer_norm of an image": lambda: nn.LayerNorm(IMAGE, elementwise_affine=False),
+    "layer_norm without bias": lambda: _norm(nn.LayerNorm(5, bias=False)),
+    "group_norm": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), _norm(nn.GroupNorm(2, 4))),
+    "group_norm of vectors": lambda: nn.Sequential(nn.Flatten(), _norm(nn.GroupNorm(10, 90, affine=False))),
+    "instance_norm": lambda: _norm(nn.InstanceNorm2d(3, affine=True)),
+    "instance_norm with statistics": lambda: _norm(nn.InstanceNorm2d(3, track_running_stats=True)),
+    "rms_norm": lambda: _norm(nn.RMSNorm(5, eps=1e-3)),
+    "weight standardisation": lambda: Times(lambda x, w: F.conv2d(x, _standardised(w)), 4, 3, 2, 2),
+    "local_response_norm": lambda: nn.LocalResponseNorm(2, alpha=0.5),
+    "max_pool1d": lambda: nn.Sequential(nn.Flatten(2), nn.MaxPool1d(3, 2, 1)),
+    "max_pool3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.MaxPool3d((2, 3, 2), (1, 2, 2), (1, 1, 0))),
+    "avg_pool1d": lambda: nn.Sequential(nn.Flatten(2), nn.AvgPool1d(3, 2, 1)),
+    "avg_pool3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.AvgPool3d((2, 3, 2), (1, 2, 2), (1, 1, 0), True)),
+    "adaptive_avg_pool3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.AdaptiveAvgPool3d((2, 4, 5))),
+    "adaptive_max_pool2d": lambda: nn.AdaptiveMaxPool2d((4, 3)),
     "max_pool2d": lambda: nn.MaxPool2d(3, stride=2, padding=1),
     "max_pool2d ceil": lambda: nn.MaxPool2d(2, stride=(3, 2), ceil_mode=True),
     "max_pool2d dilation": lambda: nn.MaxPool2d(2, stride=1, padding=1, dilation=2),
@@ -104,6 +161,21 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         lambda x: aten.div.Scalar(aten.mul.Scalar(aten.sub.Scalar(aten.add.Scalar(x, 2), 3), 5), 4)
     ),
     "sub broadcast": lambda: lambda x: torch.sub(x, x.mean((2, 3), keepdim=True), alpha=2),
+    "powers": lambda: lambda x: x.square() + x**3 + (x.abs() + 1) ** 0.75 + x.pow(0) + (x.abs() + 1).reciprocal(),
+    "powers of tensors": lambda: Times(lambda x, w: (x.abs() + 1) ** w + w.abs() ** x + 2**x, 6, 5),
+    "rsqrt": lambda: lambda x: (x.abs() + 1).rsqrt(),
+    "elementary functions": lambda: lambda x: x.sin() + x.cos() + x.erf() + x.expm1() + (x.abs() + 1).log1p(),
+    "maximum minimum": lambda: Times(
+        lambda x, w: torch.maximum(x, w) + torch.minimum(x, w[:, :1]) * torch.max(x, x), 6, 5
+    ),
+    "where masked_fill": lambda: (
+        lambda x: torch.where(x > 0, x.sin(), x[:, :1]) + torch.where(x > 1, 0.5, x) + x.masked_fill(x < 0, -1.0)
+    ),
+    "where of whole numbers": lambda: lambda x: x * torch.where(x > 0, 1, 2) * torch.where(x > 0, x, (x > 1) * 2),
+    "conversions": lambda: lambda x: x.double().sin().float() + x.to(torch.float64).type_as(x),
+    "to dtype": lambda: lambda x: aten.to.dtype(x, torch.float64).cos().type_as(x),
+    "logic": lambda: lambda x: x * (~(x > 0) | (x > 1)) + x * aten.bitwise_or(x > 0, x < -1),
+    "logical operators": lambda: lambda x: x * torch.logical_or(x.logical_not(), x > 1),
     "rsub a tensor": lambda: Times(lambda x, w: torch.rsub(x, w, alpha=2), 6, 5),
     "rsub alpha": lambda: lambda x: torch.rsub(x, 2, alpha=3),
     "div": lambda: lambda x: x[:, :1] / (x.abs() + 1),
@@ -111,6 +183,13 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "log sqrt": lambda: lambda x: (x.abs() + 1).log() + (x.abs() + 1).sqrt(),
     "sigmoid tanh silu": lambda: lambda x: x.sigmoid() + x.tanh() + F.silu(x),
     "leaky_relu": lambda: lambda x: F.leaky_relu(x) + F.leaky_relu(x, 0.5),
+    "elu": lambda: lambda x: F.elu(x, 0.5) + F.selu(x) + F.celu(x, 0.5),
+    "gelu": lambda: lambda x: F.gelu(x) + F.gelu(x * 2, approximate="tanh"),
+    "mish hardswish hardsigmoid": lambda: lambda x: F.mish(x) + F.hardswish(x * 3) + F.hardsigmoid(x * 3),
+    "softplus": lambda: lambda x: F.softplus(x) + F.softplus(x, 2, 1) + F.logsigmoid(x),
+    "prelu": lambda: nn.Sequential(nn.PReLU(3), nn.PReLU(), nn.Flatten(), nn.PReLU()),
+    "glu": lambda: Times(lambda x, w: F.glu(x @ w), 5, 4),
+    "rrelu": lambda: nn.RReLU(),
     "relu": lambda: nn.ReLU(),
     "relu in place": lambda: nn.ReLU(inplace=True),
     "relu6": lambda: nn.Sequential(nn.ReLU6(), Function(F.relu6)),
@@ -134,6 +213,13 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "sum": lambda: lambda x: x.sum(1) * x.sum((1, -1), keepdim=True)[:, 0],
     "mean": lambda: lambda x: x.mean(1) + x.mean((2, 3))[:, :1, None] + x.mean((1, -1), keepdim=True)[:, 0],
     "mean over the image": lambda: lambda x: x.mean((-2, -1), keepdim=True),
+    "sum and mean of everything": lambda: lambda x: x * 2 + x.sum() * x.mean(),
+    "var std": lambda: lambda x: x.var(1) + x.var((1, 2), correction=0, keepdim=True)[:, 0] + x.std((1, 2))[:, None],
+    "amax amin": lambda: lambda x: x.amax(1) + x.amin((1, -1), keepdim=True)[:, 0],
+    "max min": lambda: lambda x: x.max(1).values + x.min(1).values + x.max(2, keepdim=True)[0][:, 0],
+    "norms": lambda: lambda x: x.norm(dim=1) + x.norm(1, (1, 2))[:, None] + F.normalize(x)[:, 0],
+    "logsumexp cumsum": lambda: lambda x: x.logsumexp(1) * x.cumsum(2)[:, 1] + x.logsumexp((1, 2), keepdim=True)[:, 0],
+    "cosine_similarity": lambda: lambda x: F.cosine_similarity(x, x.sin()),
     # -- shape
     "reshape after permute": lambda: lambda x: x.permute(0, -2, 3, 1).reshape(x.shape[0], 10, -1),
     "view after contiguous": lambda: lambda x: x.transpose(1, -1).contiguous().view(x.size(0), -1),
@@ -142,6 +228,35 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "expand_as": lambda: lambda x: x.mean((1, 3), keepdim=True).expand_as(x),
     "cat": lambda: lambda x: torch.cat([x, x[:, 1:] * 2, -x], 1),
     "cat of the last axis": lambda: lambda x: torch.cat([x * x, x.exp()], -1),
+    "stack": lambda: lambda x: torch.stack([x, x.sin()], 1) + torch.stack([-x, x.cos()], -1).sum(-1)[:, None],
+    "split": lambda: lambda x: _mixed(x.split(2, 2)) + x.split([1, 4], 3)[1][:, :, :2, :1],
+    "split unused": lambda: lambda x: x.split([1, 0, 2], 1)[2] * x.chunk(3, 1)[1] + x.tensor_split(3, 1)[0],
+    "unbind": lambda: lambda x: _mixed(x.unbind(1)) + x.unbind(2)[-1][:, :1],
+    "flip roll": lambda: lambda x: x.flip(1, -1) * x.roll((1, -2), (2, 3)) + x.roll(1, 2),
+    "triangles": lambda: lambda x: x.tril() + x.triu(1).sin(),
+    "repeat": lambda: lambda x: x.repeat(1, 2, 1, 3) * x.tile(2, 1, 3) + x.repeat_interleave(2, 1).repeat(1, 1, 1, 3),
+    "repeat of weights": lambda: Times(lambda x, w: torch.cat([x, w.repeat(x.shape[0], 1, 1, 1)], 1), 2, 6, 5),
+    "pixels and channels": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.PixelShuffle(2), nn.ChannelShuffle(2), nn.PixelUnshuffle(2)
+    ),
+    "pad reflect": lambda: nn.Conv2d(3, 2, 3, padding=(2, 1), padding_mode="reflect"),
+    "pad replicate": lambda: lambda x: F.pad(x, (2, 0, 1, 3), "replicate"),
+    "pad circular": lambda: nn.Conv2d(3, 2, 3, padding=1, padding_mode="circular"),
+    "upsample nearest": lambda: lambda x: F.interpolate(x, scale_factor=2) + F.interpolate(x, (12, 10), mode="nearest"),
+    "upsample nearest uneven": lambda: lambda x: F.interpolate(x, (4, 7)),
+    "upsample bilinear": lambda: lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+    "upsample corners": lambda: lambda x: F.interpolate(x, (4, 9), mode="bilinear", align_corners=True),
+    "upsample bicubic": lambda: lambda x: F.interpolate(x, (8, 7), mode="bicubic"),
+    "upsample 3d": lambda: lambda x: F.interpolate(x[:, None], (5, 6, 7), mode="trilinear"),
+    "index": lambda: lambda x: x[:, [2, 0, -1]] * x[:, :, :, [1, 1, 4]].sum(-1, keepdim=True),
+    "index of a table": lambda: Times(lambda x, w: x + w[torch.tensor([[0, 1], [1, 3], [2, 2]])].sum(1)[:, None], 4, 5),
+    "gather": lambda: lambda x: x.gather(2, x.argmax(2, keepdim=True)) + x,
+    "written in place": lambda: lambda x: _written(x * 1),
+    "constants": lambda: (
+        lambda x: x * torch.full((5,), 2.0) + x.new_full((6, 1), 3.0) + torch.linspace(0, 1, 5) + torch.arange(1, 6)
+    ),
+    "constants with a step": lambda: lambda x: x * torch.arange(0, 10, 2) + x * (torch.arange(-2, 3) // 2),
+    "floor division": lambda: lambda x: x * (x.detach() // 0.7),
     "pad": lambda: lambda x: F.pad(x, (1, 2, 0, 1)),
     "pad a value": lambda: lambda x: F.pad(x, (0, 0, 0, 0, 1, 0), value=0.5),
     "pad and crop": lambda: lambda x: F.pad(x, (-1, 1, 2, -2)),

@@ -30,11 +30,13 @@ class Values:
         real: ``(count, generator) -> float64 [count]``, for the checks in real numbers.
         whole: ``(count, generator) -> float64 [count]`` of whole numbers (or such that the operator's derivative
             is exact), for the check to the bit.
+        dtype: What they are converted to; None stands for the check's floating-point type.
     """
 
     shape: tuple[int, ...]
     real: Callable[[int, torch.Generator], Tensor]
     whole: Callable[[int, torch.Generator], Tensor]
+    dtype: torch.dtype | None = None
 
 
 def _apart(count: int, generator: torch.Generator) -> Tensor:
@@ -74,6 +76,34 @@ def nonzero(*shape: int) -> Values:
     )
 
 
+def mask(*shape: int) -> Values:
+    """Return a tensor of booleans."""
+
+    def coins(count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, 2, (count,), generator=generator)
+
+    return Values(shape, coins, coins, torch.bool)
+
+
+def index(length: int, *shape: int) -> Values:
+    """Return a tensor of indices below a length, with repetitions."""
+
+    def positions(count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, length, (count,), generator=generator)
+
+    return Values(shape, positions, positions, torch.int64)
+
+
+def distinct(length: int, *shape: int) -> Values:
+    """Return a tensor of indices below a length, without repetitions along the last axis."""
+
+    def positions(count: int, generator: torch.Generator) -> Tensor:
+        order = torch.rand((*shape[:-1], length), generator=generator).argsort(-1)
+        return order[..., : shape[-1]].reshape(count)
+
+    return Values(shape, positions, positions, torch.int64)
+
+
 @dataclass(frozen=True)
 class Case:
     """A call of an operator.
@@ -101,7 +131,7 @@ class Case:
         def value(arg: Any) -> Any:
             if isinstance(arg, Values):
                 count = torch.Size(arg.shape).numel()
-                return getattr(arg, kind)(count, generator).reshape(arg.shape).to(dtype)
+                return getattr(arg, kind)(count, generator).reshape(arg.shape).to(arg.dtype or dtype)
             if isinstance(arg, list):
                 return [value(item) for item in arg]
             return arg
@@ -136,11 +166,11 @@ def check_against_autograd(case: Case, wrt: int, kind: str, dtype: torch.dtype) 
     for leaf in leaves:
         leaf.requires_grad_()
     y = case.op(*args, **case.kwargs)
-    output = _first(y)
-    ct = _cotangent(output, kind)
-    expected = torch.autograd.grad(output, leaves, ct)
+    outputs = _outputs(y)
+    cts = [_cotangent(output, kind, seed) for seed, output in enumerate(outputs, 1)]
+    expected = torch.autograd.grad(outputs, leaves, cts)
     with torch.no_grad():
-        found = _leaves(VJPS[case.op, wrt](ct, y, *args, **case.kwargs))
+        found = _leaves(VJPS[case.op, wrt](cts if isinstance(y, list) else cts[0], y, *args, **case.kwargs))
     assert len(found) == len(leaves)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
@@ -160,21 +190,21 @@ def check_against_finite_differences(case: Case, wrt: int) -> None:
 
     class Ruled(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *values: Tensor) -> Tensor:
+        def forward(ctx: Any, *values: Tensor) -> Any:
             ctx.values, ctx.y = values, case.op(*put(values), **case.kwargs)
-            output = _first(ctx.y)
-            return output.clone() if any(output is value for value in values) else output
+            outputs = [output.clone() for output in _outputs(ctx.y)]
+            return tuple(outputs) if isinstance(ctx.y, list) else outputs[0]
 
         @staticmethod
-        def backward(ctx: Any, ct: Tensor) -> Any:
-            found = VJPS[case.op, wrt](ct, ctx.y, *put(ctx.values), **case.kwargs)
-            return tuple(_leaves(found))
+        def backward(ctx: Any, *cts: Tensor) -> Any:
+            ct = list(cts) if isinstance(ctx.y, list) else cts[0]
+            return tuple(_leaves(VJPS[case.op, wrt](ct, ctx.y, *put(ctx.values), **case.kwargs)))
 
     assert torch.autograd.gradcheck(Ruled.apply, [leaf.requires_grad_() for leaf in leaves])
 
 
-def _cotangent(output: Tensor, kind: str) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
+def _cotangent(output: Tensor, kind: str, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
     if kind == "real":
         return torch.randn(output.shape, generator=generator, dtype=output.dtype)
     return UNIT * torch.randint(-2, 3, output.shape, generator=generator).to(output.dtype)
@@ -188,8 +218,9 @@ def _leaves(value: Any) -> list[Tensor]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _first(y: Any) -> Tensor:
-    return y[0] if isinstance(y, tuple) else y
+def _outputs(y: Any) -> list[Tensor]:
+    """Return what has a cotangent: all of a list, the first of a tuple."""
+    return y if isinstance(y, list) else [y[0] if isinstance(y, tuple) else y]
 
 
 def _id(case: Case, wrt: int) -> str:

@@ -22,6 +22,14 @@ CASES = [
         *(real(1, 2, 3, 3), real(2), real(2), real(2), positive(2), False, 0.1, 0.5, False),
         exact=False,
     ),
+    # x, shape, weight, bias, eps
+    case(aten.native_layer_norm.default, real(2, 3, 4), [4], real(4), real(4), 1e-5, exact=False),
+    case(aten.native_layer_norm.default, real(2, 3, 4), [3, 4], None, None, 0.5, exact=False),
+    case(aten.native_layer_norm.default, real(2, 3, 4), [4], real(4), None, 1e-5, exact=False),
+    # x, weight, bias, batch, channels, positions, groups, eps
+    case(aten.native_group_norm.default, real(2, 4, 3, 2), real(4), real(4), 2, 4, 6, 2, 1e-5, exact=False),
+    case(aten.native_group_norm.default, real(2, 4, 5), None, None, 2, 4, 5, 4, 0.5, exact=False),
+    case(aten.native_group_norm.default, real(2, 6), real(6), None, 2, 6, 1, 2, 1e-5, exact=False),
 ]
 
 

@@ -19,6 +19,8 @@ CASES = [
     case(aten.max_pool2d_with_indices.default, real(1, 2, 7, 7), [3, 3], [2, 2], [1, 1], [2, 2]),
     case(aten.max_pool2d_with_indices.default, real(1, 2, 7, 7), [2], [3], [1], [1], True),
     case(aten.max_pool2d_with_indices.default, real(2, 5, 5), [2, 2]),
+    case(aten.max_pool3d_with_indices.default, real(1, 2, 4, 4, 4), [2, 2, 2]),
+    case(aten.max_pool3d_with_indices.default, real(1, 1, 3, 4, 5), [3, 2, 3], [1, 2, 2], [1, 0, 1], [1, 1, 1], True),
     # x, kernel, stride, padding, ceil_mode, count_include_pad, divisor
     case(aten.avg_pool2d.default, real(2, 2, 4, 4), [2, 2]),
     case(aten.avg_pool2d.default, real(1, 2, 5, 7), [2], [3]),
@@ -32,6 +34,10 @@ CASES = [
     case(aten.avg_pool2d.default, real(1, 2, 5, 6), [3, 3], [2, 2], [1, 1], False, True, 4),
     case(aten.avg_pool2d.default, real(1, 2, 6, 6), [3, 3], [2, 2], [1, 1], True, False, 5),
     case(aten.avg_pool2d.default, real(2, 5, 5), [2, 2], [2, 2], [1, 1], True),
+    case(aten.avg_pool3d.default, real(1, 2, 4, 4, 4), [2]),
+    case(aten.avg_pool3d.default, real(1, 1, 4, 5, 4), [2, 3, 2], [2, 2, 1], [1, 1, 0], True, True),
+    case(aten.avg_pool3d.default, real(1, 1, 4, 5, 4), [2, 3, 1], [2, 2, 1], [1, 1, 0], True, False),
+    case(aten.avg_pool3d.default, real(1, 1, 4, 3, 4), [2, 3, 2], [2, 2, 2], [1, 1, 0], False, False, 5),
 ]
 
 

@@ -1,0 +1,57 @@
+"""Emit ONNX: one translation per ATen operator of the explicit graph, weights stored once.
+
+Translations stand in the files here, by family as the rules do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from exporter.emit.onnx import activation, linear, normalization, pointwise, pooling, reduction, shape
+from exporter.emit.onnx.emitter import TRANSLATIONS, Emitter
+from exporter.program import Program
+
+__all__ = [
+    "MAX_OPSET",
+    "MIN_OPSET",
+    "TRANSLATIONS",
+    "activation",
+    "emit",
+    "linear",
+    "normalization",
+    "pointwise",
+    "pooling",
+    "reduction",
+    "shape",
+    "translate",
+]
+
+MIN_OPSET, MAX_OPSET = 17, 23
+
+
+def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, batch: str = "batch") -> None:
+    """Write a program as an ONNX file.
+
+    Args:
+        program: What to write. Every operator needs a translation.
+        path: The file.
+        outputs: Names of the program's outputs.
+        opset: Version of the default operator set, 17 to 23.
+        batch: Name of the dynamic dimension.
+
+    Raises:
+        UnsupportedOp: An operator has no translation.
+    """
+    onnx.save_model(translate(program, outputs, opset, batch), str(path))
+
+
+def translate(program: Program, outputs: Sequence[str], opset: int, batch: str = "batch") -> onnx.ModelProto:
+    """Return a program as an ONNX model; see :func:`emit`."""
+    emitter = Emitter(program, opset, batch)
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            emitter.translate(node)
+    return emitter.model(outputs)

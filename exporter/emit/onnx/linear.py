@@ -1,0 +1,82 @@
+"""Translations of convolutions and matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from exporter.emit.onnx.emitter import Emitter, Value, spatial, translates
+
+aten = torch.ops.aten
+
+
+@translates(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+def _conv(
+    e: Emitter,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> str:
+    axes = x.ndim - 2
+    source, pads = e.before_padding(x, axes)
+    return e.op(
+        "Conv",
+        source,
+        weight,
+        bias,
+        kernel_shape=list(weight.shape[2:]),
+        strides=spatial(stride, axes),
+        pads=[own + more for own, more in zip(spatial(padding, axes) * 2, pads, strict=True)],
+        dilations=spatial(dilation, axes),
+        group=groups,
+    )
+
+
+@translates(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def _conv_transpose(
+    e: Emitter,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> str:
+    axes = x.ndim - 2
+    return e.op(
+        "ConvTranspose",
+        x,
+        weight,
+        bias,
+        kernel_shape=list(weight.shape[2:]),
+        strides=spatial(stride, axes),
+        pads=spatial(padding, axes) * 2,
+        output_padding=spatial(output_padding, axes),
+        dilations=spatial(dilation, axes),
+        group=groups,
+    )
+
+
+@translates(aten.linear.default)
+def _linear(e: Emitter, x: Value, weight: Value, bias: Value | None = None) -> str:
+    if x.ndim == 2:
+        return e.op("Gemm", x, weight, bias, transB=1)
+    product = e.op("MatMul", x, e.op("Transpose", weight, perm=[1, 0]))
+    return product if bias is None else e.op("Add", product, bias)
+
+
+@translates(aten.addmm.default)
+def _addmm(e: Emitter, bias: Value, x: Value, weight: Value) -> str:
+    return e.op("Gemm", x, weight, bias)
+
+
+@translates(aten.matmul.default, aten.mm.default, aten.bmm.default)
+def _matmul(e: Emitter, a: Value, b: Value) -> str:
+    return e.op("MatMul", a, b)

@@ -1,0 +1,117 @@
+"""Translations of arithmetic, comparisons and elementary functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
+
+aten = torch.ops.aten
+
+
+def _binary(kind: str) -> Translation:
+    def translation(e: Emitter, a: Value, b: Value | float, alpha: float = 1) -> str:
+        dtype = e.fake.dtype
+        if dtype == torch.bool and kind == "Mul":
+            return e.op("And", a, e.as_value(b, dtype))
+        right = e.as_value(b, dtype)
+        if alpha != 1:
+            right = e.op("Mul", right, e.constant(alpha, dtype))
+        return e.op(kind, e.as_value(a, dtype), right)
+
+    return translation
+
+
+def _comparison(kind: str) -> Translation:
+    def translation(e: Emitter, a: Value, b: Value | float) -> str:
+        return e.op(kind, a, e.as_value(b, a.dtype))
+
+    return translation
+
+
+def _unary(kind: str) -> Translation:
+    return lambda e, x: e.op(kind, x)
+
+
+for _kind in ("Add", "Sub", "Mul", "Div"):
+    _overloads = getattr(aten, _kind.lower())
+    translates(_overloads.Tensor, _overloads.Scalar)(_binary(_kind))
+for _name, _kind in (
+    ("gt", "Greater"),
+    ("ge", "GreaterOrEqual"),
+    ("lt", "Less"),
+    ("le", "LessOrEqual"),
+    ("eq", "Equal"),
+):
+    _overloads = getattr(aten, _name)
+    translates(_overloads.Tensor, _overloads.Scalar)(_comparison(_kind))
+for _name in ("abs", "ceil", "cos", "erf", "exp", "floor", "log", "neg", "reciprocal", "round", "sign", "sin", "sqrt"):
+    translates(getattr(aten, _name).default)(_unary(_name.capitalize()))
+translates(aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default)(lambda e, a, b: e.op("And", a, b))
+translates(aten.__or__.Tensor, aten.bitwise_or.Tensor, aten.logical_or.default)(lambda e, a, b: e.op("Or", a, b))
+translates(aten.bitwise_not.default, aten.logical_not.default)(lambda e, x: e.op("Not", e.as_value(x, torch.bool)))
+translates(aten.maximum.default)(_binary("Max"))
+translates(aten.minimum.default)(_binary("Min"))
+translates(aten.pow.Tensor_Tensor, aten.pow.Scalar)(_binary("Pow"))
+
+
+@translates(aten.ne.Tensor, aten.ne.Scalar)
+def _not_equal(e: Emitter, a: Value, b: Value | float) -> str:
+    return e.op("Not", e.op("Equal", a, e.as_value(b, a.dtype)))
+
+
+@translates(aten.detach.default)
+def _identity(e: Emitter, x: Value) -> str:
+    return e.op("Identity", x)
+
+
+@translates(aten.rsub.Scalar, aten.rsub.Tensor)
+def _rsub(e: Emitter, a: Value, b: Value | float, alpha: float = 1) -> str:
+    if alpha != 1:
+        return e.op("Sub", e.as_value(b, a.dtype), e.op("Mul", a, e.constant(alpha, a.dtype)))
+    return e.op("Sub", e.as_value(b, a.dtype), a)
+
+
+@translates(aten.rsqrt.default)
+def _rsqrt(e: Emitter, x: Value) -> str:
+    return e.op("Reciprocal", e.op("Sqrt", x))
+
+
+@translates(aten.where.self)
+def _where(e: Emitter, condition: Value, a: Value, b: Value) -> str:
+    return e.op("Where", condition, e.as_value(a, e.fake.dtype), e.as_value(b, e.fake.dtype))
+
+
+@translates(aten.masked_fill.Scalar)
+def _masked_fill(e: Emitter, x: Value, mask: Value, value: float) -> str:
+    return e.op("Where", mask, e.constant(value, x.dtype), x)
+
+
+@translates(aten._to_copy.default, aten.to.dtype, aten.type_as.default)
+def _to(e: Emitter, x: Value, *args: Any, **kwargs: Any) -> str:
+    return e.cast(x, e.fake.dtype)
+
+
+@translates(aten.pow.Tensor_Scalar)
+def _pow(e: Emitter, x: Value, exponent: float) -> str:
+    return e.op("Mul", x, x) if exponent == 2 else e.op("Pow", x, e.constant(exponent, x.dtype))
+
+
+@translates(aten.floor_divide.default)
+def _floor_divide(e: Emitter, a: Value, b: Value | float) -> str:
+    divisor = e.as_value(b, a.dtype)
+    if a.dtype.is_floating_point:
+        return e.op("Floor", e.op("Div", a, divisor))
+    return e.op("Div", e.op("Sub", a, e.op("Mod", a, divisor)), divisor)  # a Div of whole numbers cuts towards 0
+
+
+@translates(aten.log1p.default)
+def _log1p(e: Emitter, x: Value) -> str:
+    return e.op("Log", e.op("Add", x, e.constant(1, x.dtype)))
+
+
+@translates(aten.expm1.default)
+def _expm1(e: Emitter, x: Value) -> str:
+    return e.op("Sub", e.op("Exp", x), e.constant(1, x.dtype))

@@ -1,0 +1,199 @@
+"""Translations of what moves values: by shape, by index, and into new tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import numpy_helper
+
+from exporter.emit.onnx.emitter import INT64_MAX, INT64_MIN, Emitter, Translation, Value, numpy_dtype, translates
+
+aten = torch.ops.aten
+
+
+@translates(
+    aten.flatten.using_ints,
+    aten.reshape.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.view.default,
+)
+def _reshape(e: Emitter, x: Value, *args: object) -> str:
+    return e.reshape(x, e.fake.shape)
+
+
+@translates(aten.permute.default)
+def _permute(e: Emitter, x: Value, dims: Sequence[int]) -> str:
+    return e.op("Transpose", x, perm=[d % x.ndim for d in dims])
+
+
+@translates(aten.transpose.int)
+def _transpose(e: Emitter, x: Value, a: int, b: int) -> str:
+    order = list(range(x.ndim))
+    order[a], order[b] = order[b], order[a]
+    return e.op("Transpose", x, perm=order)
+
+
+@translates(aten.t.default)
+def _t(e: Emitter, x: Value) -> str:
+    return e.op("Transpose", x, perm=[1, 0])
+
+
+@translates(aten.expand.default)
+def _expand(e: Emitter, x: Value, size: Sequence[Any], **kwargs: Any) -> str:
+    # Expand broadcasts both ways, so an axis that the input has already may be given as 1.
+    have = [1] * (e.fake.ndim - x.ndim) + list(x.shape)
+    sizes = [1 if str(old) == str(new) else new for old, new in zip(have, e.fake.shape, strict=True)]
+    return e.op("Expand", x, e.shape(sizes))
+
+
+@translates(aten.cat.default)
+def _cat(e: Emitter, tensors: Sequence[Value], dim: int = 0) -> str:
+    return e.op("Concat", *tensors, axis=dim)
+
+
+@translates(aten.stack.default)
+def _stack(e: Emitter, tensors: Sequence[Value], dim: int = 0) -> str:
+    axis = e.constant([dim % e.fake.ndim])
+    return e.op("Concat", *(e.op("Unsqueeze", tensor, axis) for tensor in tensors), axis=dim % e.fake.ndim)
+
+
+@translates(aten.slice.Tensor)
+def _slice(e: Emitter, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> str:
+    bounds = [0 if start is None else start, INT64_MAX if end is None else end, dim, step]
+    return e.op("Slice", x, *(e.constant([bound]) for bound in bounds))
+
+
+@translates(aten.select.int)
+def _select(e: Emitter, x: Value, dim: int, index: int) -> str:
+    return e.op("Gather", x, e.constant(index), axis=dim)
+
+
+@translates(aten.flip.default)
+def _flip(e: Emitter, x: Value, dims: Sequence[int]) -> str:
+    count = len(dims)
+    return e.op(
+        "Slice",
+        x,
+        e.constant([-1] * count),
+        e.constant([INT64_MIN] * count),
+        e.constant(list(dims)),
+        e.constant([-1] * count),
+    )
+
+
+def _triangle(upper: bool) -> Translation:
+    return lambda e, x, diagonal=0: e.op("Trilu", x, e.constant(diagonal), upper=int(upper))
+
+
+translates(aten.tril.default)(_triangle(False))
+translates(aten.triu.default)(_triangle(True))
+
+
+@translates(aten.roll.default)
+def _roll(e: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> str:
+    rolled: Value | str = x
+    for shift, dim in zip(shifts, dims, strict=True):
+        start, axis = e.constant([-shift % x.shape[dim]]), e.constant([dim])
+        parts = (start, e.constant([INT64_MAX])), (e.constant([0]), start)
+        rolled = e.op("Concat", *(e.op("Slice", rolled, *bounds, axis) for bounds in parts), axis=dim)
+    assert isinstance(rolled, str)
+    return rolled
+
+
+@translates(aten.repeat.default)
+def _repeat(e: Emitter, x: Value, repeats: Sequence[Any]) -> str:
+    missing = len(repeats) - x.ndim
+    source = e.reshape(x, [1] * missing + list(x.shape)) if missing else x
+    return e.op("Tile", source, e.shape(repeats))
+
+
+@translates(aten.split_with_sizes.default)
+def _split_with_sizes(e: Emitter, x: Value, sizes: Sequence[int], dim: int = 0) -> list[str]:
+    found = e.op("Split", x, e.constant(list(sizes)), outputs=len(sizes), axis=dim)
+    return [found] if len(sizes) == 1 else found
+
+
+@translates(aten.unbind.int)
+def _unbind(e: Emitter, x: Value, dim: int = 0) -> list[str]:
+    return [e.op("Gather", x, e.constant(index), axis=dim) for index in range(x.shape[dim])]
+
+
+@translates(aten.pad.default)
+def _pad_copies(e: Emitter, x: Value, pad: Sequence[int], mode: str, value: float | None = None) -> str:
+    missing = [0] * (x.ndim - len(pad) // 2)
+    widths = e.constant([*missing, *pad[::2][::-1], *missing, *pad[1::2][::-1]])
+    return e.op("Pad", x, widths, mode={"reflect": "reflect", "replicate": "edge"}[mode])
+
+
+@translates(aten.constant_pad_nd.default)
+def _pad(e: Emitter, x: Value, pad: Sequence[int], value: float = 0) -> str:
+    axes = len(pad) // 2
+    before = [0] * (x.ndim - axes) + list(pad[::2])[::-1]
+    after = [0] * (x.ndim - axes) + list(pad[1::2])[::-1]
+    source: Value | str = x
+    cropped = [axis for axis in range(x.ndim) if before[axis] < 0 or after[axis] < 0]
+    if cropped:
+        starts = [max(0, -before[axis]) for axis in cropped]
+        ends = [min(0, after[axis]) or INT64_MAX for axis in cropped]
+        source = e.op("Slice", x, e.constant(starts), e.constant(ends), e.constant(cropped))
+    widths = [max(0, width) for width in (*before, *after)]
+    if any(widths):
+        source = e.op("Pad", source, e.constant(widths), None if value == 0 else e.constant(value, x.dtype))
+    return source if isinstance(source, str) else e.op("Identity", source)
+
+
+# -- gather, scatter and fill ---------------------------------------------------------------------------------
+
+
+@translates(aten.index_select.default)
+def _index_select(e: Emitter, x: Value, dim: int, index: Value) -> str:
+    return e.op("Gather", x, index, axis=dim)
+
+
+@translates(aten.scatter.value)
+def _scatter(e: Emitter, x: Value, dim: int, index: Value, value: float) -> str:
+    updates = e.op("Expand", e.constant(value, x.dtype), e.op("Shape", index))
+    return e.op("ScatterElements", x, index, updates, axis=dim)
+
+
+@translates(aten.scatter_add.default)
+def _scatter_add(e: Emitter, x: Value, dim: int, index: Value, updates: Value) -> str:
+    return e.op("ScatterElements", x, index, updates, axis=dim, reduction="add")
+
+
+@translates(aten.gather.default)
+def _gather(e: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = False) -> str:
+    return e.op("GatherElements", x, index, axis=dim)
+
+
+@translates(aten.scatter.src)
+def _scatter_source(e: Emitter, x: Value, dim: int, index: Value, source: Value) -> str:
+    return e.op("ScatterElements", x, index, source, axis=dim)
+
+
+def _filled(e: Emitter, value: float) -> str:
+    filler = numpy_helper.from_array(np.asarray([value], dtype=numpy_dtype(e.fake.dtype)))
+    name: str = e.op("ConstantOfShape", e.shape(e.fake.shape), value=filler)
+    return name
+
+
+translates(aten.zeros_like.default, aten.new_zeros.default, aten.zeros.default)(lambda e, *a, **k: _filled(e, 0))
+translates(aten.ones_like.default, aten.new_ones.default, aten.ones.default)(lambda e, *a, **k: _filled(e, 1))
+translates(aten.new_full.default)(lambda e, x, size, value, **k: _filled(e, value))
+translates(aten.full.default)(lambda e, size, value, **k: _filled(e, value))
+
+
+@translates(aten.arange.default, aten.arange.start, aten.arange.start_step)
+def _arange(e: Emitter, *bounds: float, **kwargs: Any) -> str:
+    return e.constant(torch.arange(*bounds, dtype=e.fake.dtype).numpy(), e.fake.dtype)
+
+
+@translates(aten.linspace.default)
+def _linspace(e: Emitter, start: float, end: float, steps: int, **kwargs: Any) -> str:
+    return e.constant(torch.linspace(start, end, steps, dtype=e.fake.dtype).numpy(), e.fake.dtype)
