@@ -8,7 +8,7 @@ import itertools
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from exporter.errors import UnsupportedModel
 from exporter.program import SCOPE, SOURCE, Program
 
 IMAGE = "image"
+RESERVED = ("image", "target", "logits", "attribution")
+"""Names of an artifact's inputs and outputs."""
+
 BATCH = "batch"
 
 
@@ -177,7 +180,7 @@ def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Progra
         if node.op == "placeholder":
             target = specs[node.name].target
             assert target is not None
-            tensors[target] = values[target].detach()
+            tensors[_free(target, values)] = values[target].detach()
         elif node.op == "call_function":
             copies[node].meta["custom"] = {SCOPE: names.scope(node), SOURCE: _source_line(node)}
     _check_outputs(model, exported, user_inputs[0], logits)
@@ -197,6 +200,15 @@ def _check_outputs(model: nn.Module, exported: torch.export.ExportedProgram, ima
             f"{_name(model)} returns {rows} row(s) of logits for a batch of any size; "
             "an attribution needs logits [N, K], one row of K class scores per input."
         )
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return a tensor's name, changed where an input or an output of the artifact has it."""
+    first, dot, rest = name.partition(".")
+    free = first
+    while free in RESERVED or (free != first and f"{free}{dot}{rest}" in taken):
+        free += "_"
+    return f"{free}{dot}{rest}"
 
 
 class _Names:

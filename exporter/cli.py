@@ -39,7 +39,7 @@ Examples:
 """
 
 
-class Shape(click.ParamType[tuple[int, ...]]):
+class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """One sample's shape: positive integers, separated by commas."""
 
     name = "C,H,W"
@@ -57,7 +57,7 @@ class Shape(click.ParamType[tuple[int, ...]]):
         return sizes
 
 
-class Formats(click.ParamType[tuple[str, ...]]):
+class Formats(click.ParamType):  # type: ignore[type-arg]
     """One or more formats, separated by commas."""
 
     name = "FORMATS"
@@ -107,7 +107,11 @@ def main() -> None:
     help="Exactly this folder.  [default: artifacts/NAME-METHOD]",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of untrained weights and of the proof."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of untrained weights and of the proof.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export_command(
@@ -126,7 +130,8 @@ def export_command(
     The artifact takes a batch of images and a target class for each (-1 = the predicted one) and returns the logits
     and the attribution. Its files are compared with live autograd before they are put in place.
 
-    Exit status: 0 proven and written; 1 verification failed, nothing written; 2 wrong use or unsupported model.
+    Exit status: 0 proven and written; 1 verification failed, nothing written; 2 wrong use or unsupported model;
+    70 an error of Saliport's own; 130 interrupted.
     """
     with _messages(debug), _progress() as stages:
         from exporter.pipeline import export
@@ -150,19 +155,26 @@ def export_command(
 
 @contextmanager
 def _messages(debug: bool) -> Iterator[None]:
-    """Turn errors that a user can act on into one message and an exit status."""
+    """Turn errors into one message and an exit status; ``--debug`` lets them through."""
     try:
         yield
-    except VerificationFailed as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        click.echo(f"saliport: verification failed: {error}", err=True)
-        sys.exit(1)
-    except SaliportError as error:
-        if debug:
-            raise
-        click.echo(f"saliport: {error}", err=True)
-        sys.exit(2)
+        if isinstance(error, VerificationFailed):
+            status, message = 1, f"verification failed: {error}"
+        elif isinstance(error, SaliportError):
+            status, message = 2, str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            status, message = 130, "interrupted; nothing was written"
+        else:
+            first = (str(error).strip() or "no message").splitlines()[0]
+            status, message = (
+                70,
+                f"internal error, please report it: {type(error).__name__}: {first} (--debug shows where)",
+            )
+        click.echo(f"saliport: {message}", err=True)
+        sys.exit(status)
 
 
 @contextmanager
@@ -211,7 +223,7 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
     table.add_column("file", no_wrap=True)
     table.add_column("MiB", justify="right")
     for parity in manifest["parity"]["runtimes"]:
-        file = manifest["files"]["onnx" if parity["runtime"] == "onnxruntime" else "torchscript"]
+        file = manifest["files"]["torchscript" if parity["runtime"] == "torchscript" else "onnx"]
         table.add_row(
             parity["runtime"],
             parity["dtype"],

@@ -25,7 +25,7 @@ from exporter.emit import torchscript as emit_torchscript
 from exporter.errors import UsageError
 from exporter.lowering import lower
 from exporter.methods import METHODS, Method
-from exporter.parity import Certificate, verify
+from exporter.parity import Certificate, prove
 from exporter.program import Program, to_module
 from exporter.runtime import PREDICTED
 from exporter.sources import weights_sha256
@@ -162,7 +162,8 @@ def export(
             with stages.stage(f"emit {format}"):
                 write(explicit, format, path, opset)
         with stages.stage("verify"):
-            certificate = verify(files, model, sample_shape, method, seed=seed)
+            lowered = to_module(lower(explicit, "onnxruntime")) if "onnx" in files else None
+            certificate = prove(files, model, sample_shape, method, lowered=lowered, seed=seed)
         with stages.stage("write"):
             manifest = _manifest(model, explicit, rule, files, opset, certificate, description or {})
             artifact.write_manifest(aside, manifest)

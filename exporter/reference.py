@@ -15,11 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from exporter.errors import UnsupportedModel
+
 Call = tuple[float, float | None]
 """Where a call clips: (low, high); high is None where it does not."""
 
 
-def live(model: nn.Module, image: Tensor, target: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor]:
+def live(
+    model: nn.Module, image: Tensor, target: Tensor, method: str, *, count: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute logits and attribution by autograd.
 
     Args:
@@ -27,17 +31,26 @@ def live(model: nn.Module, image: Tensor, target: Tensor, method: str) -> tuple[
         image: ``[N, ...]``.
         target: int64 ``[N]``; -1 stands for the predicted class.
         method: ``guided``, ``gradient`` or ``deconvnet``.
+        count: Whether to count the decisions that float32 cannot make; without, all counts are 0.
+
+    Raises:
+        UnsupportedModel: Autograd finds no way from the logits to the image.
 
     Returns:
         The logits ``[N, K]``; the attribution, of the image's shape; and ``[N]``, how many decisions of each
         sample float32 cannot make: rectifier inputs beside a threshold, max-pool windows with two rival maxima.
     """
     leaf = image.detach().clone().requires_grad_()
-    with torch.enable_grad(), Rectify(method) as rectify:
+    with torch.enable_grad(), Rectify(method, count) as rectify:
         logits = model(leaf.clone())  # cloned: a model may overwrite its input
         chosen = torch.where(target == -1, logits.argmax(1), target)
         score = logits[torch.arange(len(logits)), chosen].sum()
-        (attribution,) = torch.autograd.grad(score, leaf)
+        attribution = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+    if attribution is None:
+        raise UnsupportedModel(
+            f"autograd finds no way from the logits of {type(model).__name__} to the image: "
+            "its forward pass detaches, or runs under torch.no_grad()"
+        )
     undecided = sum(rectify.undecided, torch.zeros(len(image), dtype=torch.int64))
     return logits.detach(), attribution, undecided
 
@@ -45,9 +58,10 @@ def live(model: nn.Module, image: Tensor, target: Tensor, method: str) -> tuple[
 class Rectify(TorchFunctionMode):
     """Puts a method's rule under every rectifier call, however it is spelled."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, count: bool = True) -> None:
         """Take over rectifiers until the context ends; ``undecided`` collects counts per call, each ``[N]``."""
         super().__init__()
+        self._count = count
         self._function = _FUNCTIONS[method]
         self.undecided: list[Tensor] = []
 
@@ -56,7 +70,7 @@ class Rectify(TorchFunctionMode):
     ) -> Any:
         """Run a call, or a rectifier in its place."""
         kwargs = kwargs or {}
-        if func in _MAX_POOLS:
+        if func in _MAX_POOLS and self._count:
             self.undecided.append(_rivals(*args, **{k: v for k, v in kwargs.items() if k != "return_indices"}))
             return func(*args, **kwargs)
         reader = _READERS.get(func)
@@ -66,7 +80,8 @@ class Rectify(TorchFunctionMode):
         if clip is None or clip[0] != 0 or (clip[1] is not None and clip[1] <= 0):
             return func(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
-        self.undecided.append(_undecided(x.detach(), clip[1]))
+        if self._count:
+            self.undecided.append(_undecided(x.detach(), clip[1]))
         y = self._function.apply(x, clip[1])
         in_place = func in _IN_PLACE or kwargs.get("inplace", False)
         return x.copy_(y) if in_place else y

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,11 +17,18 @@ from numpy.typing import ArrayLike, NDArray
 from exporter.artifact import Artifact
 from exporter.errors import ArtifactError, UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 RUNTIMES = {"onnxruntime": "onnx", "torchscript": "torchscript"}
 """Runtime -> the format that it runs."""
 
 PREDICTED = -1
 """The target that stands for the class which the input is predicted to be."""
+
+
+Arrays = tuple[NDArray[np.floating], NDArray[np.floating]]
+Run = Callable[[NDArray[np.floating], NDArray[np.int64]], Arrays]
 
 
 class Explanation(NamedTuple):
@@ -39,7 +46,7 @@ class Explanation(NamedTuple):
 class Session:
     """A loaded model: ``session(image, target) -> Explanation``."""
 
-    def __init__(self, run: Callable[..., tuple[NDArray[np.floating], NDArray[np.floating]]]) -> None:
+    def __init__(self, run: Run) -> None:
         """Wrap a runtime's own call; use :func:`open_session` or :func:`exporter.load`."""
         self._run = run
 
@@ -51,12 +58,14 @@ class Session:
             target: One class for all samples, or int64 ``[N]``; -1 is the predicted class.
 
         Raises:
-            UsageError: The target's shape is not ``[N]``.
-            RuntimeError: The runtime refused the input, for example a target outside ``[-1, K)``. The concrete
-                type is the runtime's own; all derive from ``Exception``.
+            UsageError: The target's shape is not ``[N]``, or its values are not integers.
+            Exception: The runtime refused the input, for example a target outside ``[-1, K)``; the type is its own.
         """
         image = np.ascontiguousarray(image)
-        target = np.asarray(target, dtype=np.int64)
+        target = np.asarray(target)
+        if not np.issubdtype(target.dtype, np.integer):
+            raise UsageError(f"target has dtype {target.dtype}; classes are integers")
+        target = target.astype(np.int64)
         if target.ndim == 0:
             target = np.full(len(image), target)
         if target.shape != (len(image),):
@@ -107,11 +116,9 @@ def _onnxruntime(path: Path, threads: int | None) -> Session:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} does not load {path}: {error}") from error
+        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} does not load {path.name}: {error}") from error
 
-    def run(
-        image: NDArray[np.floating], target: NDArray[np.int64]
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def run(image: NDArray[np.floating], target: NDArray[np.int64]) -> Arrays:
         logits, attribution = session.run(["logits", "attribution"], {"image": image, "target": target})
         return logits, attribution
 
@@ -126,15 +133,17 @@ def _torchscript(path: Path, double: bool) -> Session:
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated", category=DeprecationWarning)
             module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:
-        raise ArtifactError(f"torch {torch.__version__} does not load {path}: {error}") from error
-    if double:
-        module = module.double()
+        raise ArtifactError(f"torch {torch.__version__} does not load {path.name}: {error}") from error
+    return Session(run_module(module.double() if double else module))
 
-    def run(
-        image: NDArray[np.floating], target: NDArray[np.int64]
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+
+def run_module(module: torch.nn.Module) -> Run:
+    """Wrap a module of ``(image, target) -> (logits, attribution)`` on tensors as a call on arrays."""
+    import torch
+
+    def run(image: NDArray[np.floating], target: NDArray[np.int64]) -> Arrays:
         with torch.no_grad():
             logits, attribution = module(torch.from_numpy(image), torch.from_numpy(target))
         return logits.numpy(), attribution.numpy()
 
-    return Session(run)
+    return run

@@ -8,7 +8,8 @@ import importlib.util
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -116,41 +117,54 @@ def _from_file(spec: str) -> tuple[str, nn.Module]:
     path = Path(file)
     if path.suffix != ".py" or not path.is_file():
         raise UsageError(f"--model {spec!r}: there is no Python file {file}")
-    module = _import(path)
-    factory = getattr(module, factory_name, None)
-    if factory is None:
-        near = difflib.get_close_matches(factory_name, [n for n in vars(module) if not n.startswith("_")], n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"--model {spec!r}: {file} defines no {factory_name!r}{hint}")
-    if not callable(factory):
-        raise UsageError(f"--model {spec!r}: {factory_name} is a {type(factory).__name__}, not a callable")
-    try:
-        model = factory()
-    except Exception as error:
-        raise UsageError(
-            f"--model {spec!r}: {factory_name}() raised {type(error).__name__}: {error}{_line_in(path, error)}"
-        ) from error
+    with _users_imports(path.parent.resolve()):
+        module = _import(path)
+        factory = getattr(module, factory_name, None)
+        if factory is None:
+            near = difflib.get_close_matches(factory_name, [n for n in vars(module) if not n.startswith("_")], n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"--model {spec!r}: {file} defines no {factory_name!r}{hint}")
+        if not callable(factory):
+            raise UsageError(f"--model {spec!r}: {factory_name} is a {type(factory).__name__}, not a callable")
+        try:
+            model = factory()
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"--model {spec!r}: {factory_name}() raised {type(error).__name__}: {error}{_line_in(path, error)}"
+            ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--model {spec!r}: {factory_name}() returned {type(model).__name__}, not an nn.Module")
     return factory_name, model
 
 
+@contextmanager
+def _users_imports(folder: Path) -> Iterator[None]:
+    """Let a user's file import what lies beside it, first of all a ``models`` package, which Saliport has too."""
+    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == models.__name__}
+    hidden = ours if (folder / "models").is_dir() or (folder / "models.py").is_file() else {}
+    for name in hidden:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.update(hidden)
+
+
 def _import(path: Path) -> ModuleType:
-    """Run a user's file as a module of its own; it may import what lies beside it."""
+    """Run a user's file as a module of its own."""
     spec = importlib.util.spec_from_file_location(f"saliport_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.path.append(str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{path} cannot be imported: {type(error).__name__}: {error}{_line_in(path, error)}"
         ) from error
-    finally:
-        sys.path.pop()
     return module
 
 
@@ -219,12 +233,17 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 def strip(loaded: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the bare state dict: without its wrapper, and without the prefix that ``nn.DataParallel`` adds."""
     state = loaded["state_dict"] if isinstance(loaded.get("state_dict"), Mapping) else loaded
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    others = [key for key, value in state.items() if not isinstance(key, str) or not _plain(value)]
     if others or not state:
         raise UsageError(f"the weights are not a state dict: {', '.join(map(repr, others[:3])) or 'no tensors'}")
     if all(key.startswith("module.") for key in state):
         return {key.removeprefix("module."): value for key, value in state.items()}
     return dict(state)
+
+
+def _plain(value: Any) -> bool:
+    """Tell whether a value is a dense tensor of real numbers."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_complex()
 
 
 def weights_sha256(model: nn.Module) -> str:

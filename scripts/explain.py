@@ -6,6 +6,7 @@ the attribution, and both together, under the class and its probability.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ FINE = 512
 def main(artifact: Path, image: Path, output: Path, target: int, runtime: str | None) -> None:
     """Explain what an ARTIFACT predicts for an IMAGE."""
     try:
+        check_output(output)
         manifest = exporter.Artifact.open(artifact).manifest
         runtime = runtime or ("onnxruntime" if "onnx" in manifest["files"] else "torchscript")
         session = exporter.load(artifact, runtime)
@@ -45,6 +47,32 @@ def main(artifact: Path, image: Path, output: Path, target: int, runtime: str | 
     label = f"{class_name(manifest, chosen)}, {softmax(logits[0])[chosen]:.1%}"
     draw(photograph, positive_map(attribution[0]), label, manifest["method"]["name"], output)
     click.echo(f"{image.name}: {label}; written to {output}")
+    if manifest["model"].get("trained") is False:
+        click.echo("Note: the artifact's weights are random, so the map means nothing.")
+
+
+def check_output(output: Path) -> None:
+    """Refuse a picture that could not be drawn or written, before anything is computed.
+
+    Raises:
+        exporter.UsageError: A library is missing, the ending is no image format, or the folder cannot be made.
+    """
+    try:
+        import PIL  # noqa: F401
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError as error:
+        raise exporter.UsageError(f"{error}; install the extra: pip install 'saliport[images]'") from error
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if output.suffix.removeprefix(".").lower() not in formats:
+        raise exporter.UsageError(
+            f"--output {output}: write to one of {', '.join(sorted(formats))}, for example map.png"
+        )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise exporter.UsageError(f"--output {output}: {error.strerror}") from error
+    if not os.access(output.parent, os.W_OK) or output.is_dir():
+        raise exporter.UsageError(f"--output {output} cannot be written")
 
 
 def read_image(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, NDArray[np.float32]]:
@@ -135,7 +163,6 @@ def draw(photograph: Any, heat: NDArray[np.floating], label: str, method: str, o
         axes.imshow(picture)
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
-    output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
 
 

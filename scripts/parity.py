@@ -15,8 +15,7 @@ import click
 import torch
 
 import exporter
-from exporter.artifact import FILES
-from exporter.parity import Parity, compare, verify
+from exporter.parity import Parity, compare
 from exporter.reference import live
 from exporter.sources import resolve
 
@@ -32,8 +31,7 @@ def main(spec: str, method: str, inputs: int, seed: int) -> None:
         source = resolve(spec, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             artifact = exporter.export(source.model, source.sample_shape, Path(folder) / "artifact", method=method)
-            files = {format: artifact.folder / name for format, name in FILES.items()}
-            certificate = verify(files, source.model, source.sample_shape, method, seed=seed, batches=(1,) * inputs)
+            certificate = exporter.verify(artifact.folder, source.model, seed=seed, batches=(1,) * inputs)
     except (exporter.SaliportError, exporter.VerificationFailed) as error:
         click.echo(f"parity: {error}", err=True)
         sys.exit(1 if isinstance(error, exporter.VerificationFailed) else 2)

@@ -154,6 +154,7 @@ def test_manifest_tells_the_truth(source, finished: exporter.Artifact) -> None:
     assert {(p["runtime"], p["dtype"]) for p in manifest["parity"]["runtimes"]} == {
         ("torchscript", "float64"),
         ("torchscript", "float32"),
+        ("eager", "float64"),
         ("onnxruntime", "float32"),
     }
     assert manifest["versions"]["torch"] == torch.__version__

@@ -67,6 +67,32 @@ number = 3
 def exits():
     raise SystemExit(7)
 
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Parameter(torch.ones(4))
+        self.target = nn.Parameter(torch.ones(4))
+        self.image_ = nn.Parameter(torch.ones(4))
+        self.logits = nn.Linear(4, 3)
+    def forward(self, x):
+        return self.logits(torch.relu(x * self.image + self.target - self.image_))
+
+class Mixes(nn.Module):
+    def forward(self, x):
+        return torch.relu(x) - x.mean(0)
+
+class Random(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5)
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return torch.relu(x.detach())
+
+class NotFinite(nn.Module):
+    def forward(self, x):
+        return x / 0
+
 class Branch(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -230,7 +256,7 @@ def test_a_target_that_wraps_around_is_caught(nets: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(differentiate, "seed", lenient)
     result = run("--model", f"{nets}:tiny", "--input-shape", "4", "--output", "out")
     assert result.exit_code == 1
-    assert "onnxruntime float32: target -2 was accepted, but there are 3 classes" in result.stderr
+    assert "onnxruntime float32: target -2 was accepted in a batch of 1, but there are 3 classes" in result.stderr
     assert not Path("out").exists()
 
 
@@ -258,7 +284,7 @@ WRONG = {
     "a shape with a zero": (("--model", "mlp", "--input-shape", "3,0,4"), r"has a size below 1; leave out the batch"),
     "a shape with a batch of -1": (("--model", "mlp", "--input-shape", "-1,3,4,4"), r"has a size below 1"),
     "an empty shape": (("--model", "mlp", "--input-shape", ""), r"'' is not a shape"),
-    "a negative seed": (("--model", "mlp", "--seed", "-1"), r"-1 is not in the range x>=0"),
+    "a negative seed": (("--model", "mlp", "--seed", "-1"), r"-1 is not in the range 0<=x<="),
     "a shape that does not fit": (
         ("--model", "cifar_resnet20", "--input-shape", "1,32,32"),
         r"CifarResNet does not run on an input of shape \(1, 1, 32, 32\).*Check --input-shape",
@@ -349,6 +375,10 @@ def wrong_files(nets: str) -> None:
     torch.save({"a": torch.ones(1)}, "other.pt")
     torch.save({**good, "3.weight": torch.ones(2, 5), "3.bias": torch.ones(2)}, "shape.pt")
     torch.save({**good, "1.bias": torch.full((5,), torch.nan)}, "nan.pt")
+    torch.save({3: torch.ones(1)}, "keys.pt")
+    torch.save({**good, "1.weight": good["1.weight"].to_sparse()}, "sparse.pt")
+    torch.save({**good, "1.weight": good["1.weight"].to(torch.complex64)}, "complex.pt")
+    Path("quits.py").write_text("raise SystemExit(0)\n")
     Path("mine").mkdir()
     for name in "abcd":
         Path(f"mine/{name}.txt").write_text(name)
@@ -375,12 +405,53 @@ def test_debug_shows_the_traceback() -> None:
         run("--model", "resnet19", "--debug")
 
 
-def test_a_broken_invariant_is_not_swallowed(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that is ours, not the user's, keeps its traceback."""
-
+def test_an_error_of_our_own_is_no_failed_verification(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> ModuleType:
-        raise AssertionError("a bug")
+        raise AssertionError("a bug\nwith details")
 
     monkeypatch.setattr("exporter.pipeline.capture", broken)
+    result = run(*TINY)
+    assert result.exit_code == 70
+    assert "internal error, please report it: AssertionError: a bug (--debug shows where)" in result.stderr
+    assert "details" not in result.stderr
     with pytest.raises(AssertionError, match="a bug"):
-        run(*TINY)
+        run(*TINY, "--debug")
+
+
+def test_an_interrupt(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> ModuleType:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporter.pipeline.prove", interrupted)
+    result = run(*TINY, "--output", "out")
+    assert result.exit_code == 130
+    assert "interrupted; nothing was written" in result.stderr
+    assert not [path for path in Path().iterdir() if "out" in path.name]
+
+
+def test_choices_are_the_packages_own() -> None:
+    """They are spelled out in the command so that --help need not import torch."""
+    from exporter.artifact import FILES
+    from exporter.cli import FORMAT_NAMES, METHOD_NAMES
+
+    assert list(METHOD_NAMES) == list(methods.METHODS)
+    assert list(FORMAT_NAMES) == list(FILES)
+
+
+def test_names_that_the_artifact_uses_itself(nets: str) -> None:
+    result = run("--model", f"{nets}:Named", "--input-shape", "4", "--output", "out")
+    assert result.exit_code == 0, result.output
+    names = list(torch.jit.load("out/model.pt").state_dict())
+    assert sorted(names) == ["image_", "image__", "logits_.bias", "logits_.weight", "target_"]
+
+
+def test_a_project_with_a_models_package_of_its_own() -> None:
+    Path("models").mkdir()
+    Path("models/__init__.py").write_text("")
+    Path("models/net.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(4, 2)\n")
+    Path("top.py").write_text("from models.net import net\n")
+    Path("late.py").write_text("def net():\n    from models.net import net\n    return net()\n")
+    for file in ("top.py", "late.py"):
+        result = run("--model", f"{file}:net", "--input-shape", "4", "--output", "out")
+        assert result.exit_code == 0, result.output
+    assert run("--model", "mlp", "--output", "out").exit_code == 0

@@ -99,13 +99,24 @@ def test_softmax_of_large_logits() -> None:
         (("cifar_resnet20", __file__), "cannot be read as an image"),
         (("cifar_resnet20", PHOTO, "--target", 10), "--target 10 is out of range; the classes are 0 to 9"),
         (("cifar_resnet20", PHOTO, "--target", -2), "--target -2 is out of range"),
+        (("cifar_resnet20", PHOTO, "--output", "map.xyz"), "--output map.xyz: write to one of"),
+        (("cifar_resnet20", PHOTO, "--output", "/dev/null/map.png"), "--output /dev/null/map.png: "),
     ],
 )
 def test_wrong_use(artifacts: Path, tmp_path: Path, arguments: tuple[object, ...], message: str) -> None:
-    result = explain(artifacts / str(arguments[0]), *arguments[1:], "--output", tmp_path / "out.png")
+    output = [] if "--output" in arguments else ["--output", tmp_path / "out.png"]
+    result = explain(artifacts / str(arguments[0]), *arguments[1:], *output)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_random_weights_are_said_to_be_random(artifacts: Path, tmp_path: Path) -> None:
+    source = resolve("cifar_resnet32")
+    exporter.export(source.model, source.sample_shape, tmp_path / "untrained", description=source.describe())
+    result = explain(tmp_path / "untrained", PHOTO, "--output", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
+    assert "Note: the artifact's weights are random, so the map means nothing." in result.stdout
 
 
 def test_an_artifact_that_takes_no_images(artifacts: Path, tmp_path: Path) -> None:

@@ -71,8 +71,15 @@ def conv_transpose(
     groups: int = 1,
     dilation: Sequence[int] = (1,),
 ) -> Tensor:
-    """Convolution with the same kernel. ct, y: [N, C', *L']; weight: [C, C' / groups, *k]; returns [N, C, *L]."""
-    return _FORWARD[x.ndim - 2](ct, weight, None, stride, padding, dilation, groups)
+    """Convolution with the same kernel. ct, y: [N, C', *L']; weight: [C, C' / groups, *k]; returns [N, C, *L].
+
+    An output padding as large as the stride, which a dilation allows, makes room for windows that x does not have.
+    """
+    found = _FORWARD[x.ndim - 2](ct, weight, None, stride, padding, dilation, groups)
+    for axis in range(2, x.ndim):
+        if found.shape[axis] != x.shape[axis]:
+            found = aten.slice(found, axis, 0, x.shape[axis])
+    return found
 
 
 @vjp(aten.linear.default)

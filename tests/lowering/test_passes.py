@@ -11,7 +11,7 @@ from torch import nn
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
-from exporter.lowering import PASSES
+from exporter.lowering import PASSES, lower
 from exporter.lowering.convolution import swap
 from exporter.lowering.pooling import compare_taps
 from exporter.lowering.rewrite import Pass, apply
@@ -90,15 +90,52 @@ def test_a_dilated_pool_keeps_its_scatter() -> None:
     assert count(apply(program, [BY_NAME["compare taps"]]))["scatter_add.default"] == 1
 
 
-def test_positive_part_needs_the_same_cotangent() -> None:
-    """``g * (h > 0)`` with another h is no rectifier."""
+class Forward(nn.Module):
+    """A forward pass that looks like what a pass is for, but is not."""
 
-    class Gate(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * (x.flip(1) > 0)
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.randint(-2, 3, (4, 4)).float())
 
-    program = canonicalize(capture(Gate(), torch.zeros(1, 4)))
-    assert count(apply(program, [BY_NAME["positive part"]]))["relu.default"] == 0
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x, self.weight)
+
+
+LOOK_ALIKES = {
+    "another cotangent": lambda x, w: x * (x.flip(1) > 0) @ w,
+    "a comparison with one": lambda x, w: x * (x > 1) @ w,
+    "a number between": lambda x, w: x * 0.5 * (x > 0) @ w,
+    "a narrow factor between": lambda x, w: (e := x[:, :1].expand(-1, 4)) * w[0, :1] * (e > 0) @ w,
+    "a scatter along the batch": lambda x, w: (
+        torch.zeros_like(x).scatter(0, torch.zeros_like(x[:, :1]).long(), 1.0) * x.sum(1, keepdim=True) @ w
+    ),
+    "a scatter of one row": lambda x, w: torch.zeros_like(x).scatter(1, x.argmax(1)[:, None], 1.0) @ w + x,
+    "a scatter of twos": lambda x, w: torch.zeros_like(x).scatter(1, x.argmax(1)[:, None], 2.0) @ w + x,
+    "a scale from the image": lambda x, w: torch.conv_transpose2d(
+        x.reshape(-1, 4, 1, 1) * x.reshape(-1, 4, 1, 1), w.reshape(4, 1, 2, 2)
+    ).flatten(1),
+    "an output padding": lambda x, w: torch.conv_transpose2d(
+        x.reshape(-1, 1, 2, 2), w.reshape(1, 1, 4, 4), output_padding=1, dilation=2
+    ).flatten(1),
+    "a stride on one pixel": lambda x, w: torch.relu(
+        torch.conv2d(x.reshape(-1, 4, 1, 1).repeat(1, 2, 1, 1), w.repeat(2, 2)[..., None, None], stride=2)
+    ).flatten(1),
+}
+
+
+@pytest.mark.parametrize("target", PASSES)
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_look_alikes_keep_their_values(name: str, target: str) -> None:
+    torch.manual_seed(0)
+    model = Forward(LOOK_ALIKES[name]).eval()
+    program = differentiate(canonicalize(capture(model, torch.zeros(1, 4))), METHODS["gradient"])
+    images, wanted = torch.randint(-3, 4, (3, 4)).float(), torch.tensor([0, 1, 2])
+    found = to_module(lower(program, target))(images, wanted)
+    for value, expected in zip(found, to_module(program)(images, wanted), strict=True):
+        assert value.shape == expected.shape
+        assert torch.equal(value, expected)
+    assert torch.equal(found[0], model(images))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

@@ -28,6 +28,7 @@ CASES = [
     case(aten.conv_transpose2d.input, real(1, 2, 3, 4), real(2, 3, 3, 3), real(3)),
     case(aten.conv_transpose2d.input, real(1, 2, 3, 4), real(2, 3, 3, 2), None, [2, 1], [1, 0], [1, 0]),
     case(aten.conv_transpose2d.input, real(1, 4, 3, 3), real(4, 2, 3, 3), None, [2, 2], [1, 1], [0, 0], 2, [1, 2]),
+    case(aten.conv_transpose2d.input, real(1, 1, 2, 2), real(1, 1, 4, 4), None, [1, 1], [0, 0], [1, 1], 1, [2, 2]),
     case(aten.conv_transpose3d.input, real(1, 2, 2, 3, 2), real(2, 2, 2, 2, 2), None, [2, 2, 2]),
     # x, weight, bias
     case(aten.linear.default, real(3, 5), real(4, 5), real(4)),
