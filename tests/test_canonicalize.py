@@ -11,13 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporter.canonicalize import SPELLINGS, canonicalize
+from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.errors import UnsupportedOp
 from exporter.program import Program, to_module
+from exporter.spellings import SPELLINGS
 
 aten = torch.ops.aten
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.usefixtures("any_network"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+]
 
 
 def tensor(*shape: int) -> Tensor:

@@ -19,7 +19,10 @@ from exporter.rules import NO_GRADIENT, VJPS
 from tests.emit.networks import BODIES, IMAGE, compiled, explicit, inputs, live, network
 
 OUTPUTS = ("logits", "attribution")
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.usefixtures("any_network"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+]
 OPSETS = (MIN_OPSET, 18, MAX_OPSET)
 
 

@@ -15,7 +15,10 @@ from exporter.emit.torchscript import emit
 from exporter.program import Program, to_module
 from tests.emit.networks import BODIES, IMAGE, compiled, explicit, inputs, live, network
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.usefixtures("any_network"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+]
 
 
 def reload(program: Program, path: Path) -> Any:

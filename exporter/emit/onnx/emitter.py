@@ -296,8 +296,3 @@ def numpy_dtype(dtype: torch.dtype) -> Any:
 def _initializer(name: str, tensor: Tensor) -> TensorProto:
     array = tensor.detach().cpu().contiguous().numpy()
     return helper.make_tensor(name, DTYPES[tensor.dtype], array.shape, array.tobytes(), raw=True)
-
-
-def spatial(value: Sequence[int], axes: int) -> list[int]:
-    """Repeat a single setting for every spatial axis."""
-    return list(value) * axes if len(value) == 1 else list(value)

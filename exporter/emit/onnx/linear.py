@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from exporter.emit.onnx.emitter import Emitter, Value, spatial, translates
+from exporter.emit.onnx.emitter import Emitter, Value, translates
+from exporter.rules.linear import per_axis
 
 aten = torch.ops.aten
 
@@ -30,9 +31,9 @@ def _conv(
         weight,
         bias,
         kernel_shape=list(weight.shape[2:]),
-        strides=spatial(stride, axes),
-        pads=[own + more for own, more in zip(spatial(padding, axes) * 2, pads, strict=True)],
-        dilations=spatial(dilation, axes),
+        strides=per_axis(stride, axes),
+        pads=[own + more for own, more in zip(per_axis(padding, axes) * 2, pads, strict=True)],
+        dilations=per_axis(dilation, axes),
         group=groups,
     )
 
@@ -56,10 +57,10 @@ def _conv_transpose(
         weight,
         bias,
         kernel_shape=list(weight.shape[2:]),
-        strides=spatial(stride, axes),
-        pads=spatial(padding, axes) * 2,
-        output_padding=spatial(output_padding, axes),
-        dilations=spatial(dilation, axes),
+        strides=per_axis(stride, axes),
+        pads=per_axis(padding, axes) * 2,
+        output_padding=per_axis(output_padding, axes),
+        dilations=per_axis(dilation, axes),
         group=groups,
     )
 

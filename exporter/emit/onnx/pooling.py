@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from exporter.emit.onnx.emitter import Emitter, Translation, Value, spatial, translates
+from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
+from exporter.rules.linear import per_axis
 
 aten = torch.ops.aten
 
@@ -37,8 +38,8 @@ def _max_pool(axes: int) -> Translation:
         dilation: Sequence[int] = (1,),
         ceil_mode: bool = False,
     ) -> list[str]:
-        kernel, padding, dilation = (spatial(v, axes) for v in (kernel, padding, dilation))
-        stride = spatial(stride, axes) if len(stride) else kernel
+        kernel, padding, dilation = (per_axis(v, axes) for v in (kernel, padding, dilation))
+        stride = per_axis(stride, axes) if len(stride) else kernel
         fake, size = e.node.meta["val"][0], x.shape[-axes:]
         extra = _end_padding(size, fake.shape[-axes:], kernel, stride, padding, dilation)
         wants_indices = any(user.args[1] == 1 for user in e.node.users)
@@ -74,8 +75,8 @@ def _avg_pool(axes: int) -> Translation:
         count_include_pad: bool = True,
         divisor: int | None = None,
     ) -> str:
-        kernel, padding = spatial(kernel, axes), spatial(padding, axes)
-        stride = spatial(stride, axes) if len(stride) else kernel
+        kernel, padding = per_axis(kernel, axes), per_axis(padding, axes)
+        stride = per_axis(stride, axes) if len(stride) else kernel
         extra = _end_padding(x.shape[-axes:], e.fake.shape[-axes:], kernel, stride, padding, [1] * axes)
         source: Value | str = x
         if any(padding) and (count_include_pad or divisor is not None):

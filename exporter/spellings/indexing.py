@@ -1,0 +1,82 @@
+"""Spellings of what reads by index, and of functionalised writes into a part of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.errors import UnsupportedOp
+from exporter.spellings.table import Number, aten, spelling
+
+
+@spelling(aten.index.Tensor)
+def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """One tensor of whole numbers, for one axis; negative ones count from the end."""
+    given = [axis for axis, index in enumerate(indices) if index is not None]
+    index = indices[given[0]]
+    if len(given) > 1 or index is None or index.dtype in (torch.bool, torch.uint8):
+        raise UnsupportedOp("index by several tensors or by a mask has no spelling; index one axis by whole numbers")
+    axis = given[0]
+    flat = index.flatten()
+    taken = torch.index_select(x, axis, torch.where(flat < 0, flat + x.shape[axis], flat))
+    return taken if index.ndim == 1 else taken.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
+
+
+@spelling(aten.index_put.default)
+def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """``x[mask] = number``."""
+    mask = indices[0]
+    if len(indices) > 1 or mask is None or mask.dtype != torch.bool or values.numel() != 1 or accumulate:
+        raise UnsupportedOp("index_put writes one number where a mask holds; other forms have no spelling")
+    return torch.where(mask.reshape([*mask.shape, *[1] * (x.ndim - mask.ndim)]), values.reshape(()), x)
+
+
+@spelling(aten.copy.default)
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """The new value, in the old one's shape and dtype."""
+    source = source if source.dtype == x.dtype else source.type_as(x)
+    return source.expand(x.shape) if source.shape != x.shape else source
+
+
+@spelling(aten.zero.default)
+def _zero(x: Tensor) -> Tensor:
+    return torch.zeros_like(x)
+
+
+@spelling(aten.fill.Tensor)
+def _fill(x: Tensor, value: Tensor) -> Tensor:
+    return _copy(x, value)
+
+
+@spelling(aten.fill.Scalar, aten.full_like.default)
+def _full_like(x: Tensor, value: Number, *, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    return x.new_full(x.shape, value) if dtype in (None, x.dtype) else x.new_full(x.shape, value, dtype=dtype)
+
+
+@spelling(aten.slice_scatter.default)
+def _slice_scatter(
+    x: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """What is before, the new value, what is after; with a step, a scatter."""
+    length = x.shape[dim]
+    if not isinstance(length, int):
+        if start in (None, 0) and step == 1 and source.shape[dim] == length:
+            return source
+        raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
+    first, last, _ = slice(start, end, step).indices(length)
+    if step > 1:
+        index = torch.arange(first, last, step, device=x.device)
+        index = index.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]).expand(source.shape)
+        return x.scatter(dim, index, source)
+    parts = [aten.slice(x, dim, 0, first)] if first > 0 else []
+    parts += [source, aten.slice(x, dim, last, length)] if last < length else [source]
+    return torch.cat(parts, dim) if len(parts) > 1 else source
+
+
+@spelling(aten.select_scatter.default)
+def _select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
+    index %= x.shape[dim]
+    return _slice_scatter(x, source.unsqueeze(dim), dim, index, index + 1)

@@ -1,0 +1,129 @@
+"""Spellings of convolutions and products: padding written out, attention and einsum as matrix products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.errors import UnsupportedOp
+from exporter.spellings.table import Number, aten, spelling
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: str = "valid",
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor:
+    """Padding in numbers: ``same`` puts ``d (k - 1)`` around each axis, the odd one at the end."""
+    axes = x.ndim - 2
+    spread = list(dilation) * axes if len(dilation) == 1 else list(dilation)
+    total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(spread, weight.shape[2:], strict=True)]
+    if any(width % 2 for width in total):
+        x = torch.constant_pad_nd(x, [width for n in reversed(total) for width in (0, n % 2)])
+    function = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[axes]
+    return function(x, weight, bias, stride, [n // 2 for n in total], dilation, groups)
+
+
+spelling(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)(_convolution)
+
+
+@spelling(aten.matmul.default)
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """A vector is a matrix of one row on the left, of one column on the right."""
+    product = torch.matmul(a.unsqueeze(0) if a.ndim == 1 else a, b.unsqueeze(1) if b.ndim == 1 else b)
+    product = product.squeeze(-1) if b.ndim == 1 else product
+    return product.squeeze(-1 if b.ndim == 1 else -2) if a.ndim == 1 else product
+
+
+@spelling(aten.addmm.default, aten.baddbmm.default)
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """A product and a sum, but for the one form that runtimes know."""
+    if a.ndim == 2 and beta == alpha == 1:
+        return torch.addmm(bias, a, b)
+    product = torch.matmul(a, b)
+    return (bias if beta == 1 else bias * beta) + (product if alpha == 1 else product * alpha)
+
+
+@spelling(aten.einsum.default)
+def _einsum(equation: str, operands: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """Products of two operands at a time, from the left."""
+    terms, output = _terms(equation, operands)
+    result, letters = operands[0], terms[0]
+    for index, (operand, term) in enumerate(zip(operands[1:], terms[1:], strict=True)):
+        later = set(output).union(*terms[index + 2 :])
+        result, letters = _pair(result, letters, operand, term, later)
+    result, letters = _sum_out(result, letters, set(output))
+    return result if letters == output else result.permute([letters.index(letter) for letter in output])
+
+
+def _terms(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str]:
+    """Return a letter for every axis of each operand, and of the output; ``...`` stands for upper-case ones."""
+    left, _, output = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    dots = "".join(letter for letter in "ZYXWVUTS" if letter not in equation)
+    given = (x.ndim - len(term.replace("...", "")) for x, term in zip(operands, terms, strict=True) if "..." in term)
+    if "->" not in equation:
+        letters = left.replace(",", "").replace(".", "")
+        output = "..." * ("..." in left) + "".join(sorted(a for a in set(letters) if letters.count(a) == 1))
+    output = output.replace("...", dots[len(dots) - max(given, default=0) :])
+    for index, (x, term) in enumerate(zip(operands, terms, strict=True)):
+        count = x.ndim - len(term.replace("...", ""))
+        terms[index] = term.replace("...", dots[len(dots) - count :])
+        if len(set(terms[index])) < x.ndim:
+            raise UnsupportedOp(f"einsum {equation!r} takes a diagonal")
+    return terms, output
+
+
+def _pair(a: Tensor, left: str, b: Tensor, right: str, kept: set[str]) -> tuple[Tensor, str]:
+    """Contract two operands over the letters that nobody needs later; as one batched product of matrices."""
+    a, left = _sum_out(a, left, kept | set(right))
+    b, right = _sum_out(b, right, kept | set(left))
+    batch = [letter for letter in left if letter in right and letter in kept]
+    inner = [letter for letter in left if letter in right and letter not in kept]
+    rows, columns = ([letter for letter in term if letter not in batch + inner] for term in (left, right))
+    size = dict(zip(left + right, [*a.shape, *b.shape], strict=True))
+    shapes = [[size[letter] for letter in letters] for letters in (batch, rows, inner, columns)]
+    a = a.permute([left.index(letter) for letter in batch + rows + inner])
+    b = b.permute([right.index(letter) for letter in batch + inner + columns])
+    a = a.reshape([*shapes[0], math.prod(shapes[1]), math.prod(shapes[2])])
+    b = b.reshape([*shapes[0], math.prod(shapes[2]), math.prod(shapes[3])])
+    return torch.matmul(a, b).reshape([*shapes[0], *shapes[1], *shapes[3]]), "".join(batch + rows + columns)
+
+
+def _sum_out(x: Tensor, letters: str, kept: set[str]) -> tuple[Tensor, str]:
+    axes = [axis for axis, letter in enumerate(letters) if letter not in kept]
+    return (x.sum(axes) if axes else x), "".join(letter for letter in letters if letter in kept)
+
+
+@spelling(aten.scaled_dot_product_attention.default)
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``softmax(scale q k^T + mask) v``. q: [..., L, E]; k: [..., S, E]; v: [..., S, V]."""
+    if dropout or enable_gqa:
+        raise UnsupportedOp("scaled_dot_product_attention with dropout or grouped queries has no spelling")
+    score = torch.matmul(query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale), key.transpose(-2, -1))
+    if is_causal:
+        rows = torch.arange(query.shape[-2], device=query.device)[:, None]
+        mask = torch.arange(key.shape[-2], device=query.device) <= rows
+    if mask is not None and mask.dtype == torch.bool:
+        score = score.masked_fill(mask.logical_not(), -math.inf)
+    elif mask is not None:
+        score = score + mask
+    return torch.matmul(score.softmax(-1), value)

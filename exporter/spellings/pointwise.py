@@ -1,0 +1,103 @@
+"""Spellings of pointwise operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.spellings.table import Number, aten, spelling
+
+
+@spelling(aten.clip.default)
+def _clip(x: Tensor, min: Number | None = None, max: Number | None = None) -> Tensor:
+    """The same operator under another name."""
+    return torch.clamp(x, min, max)
+
+
+@spelling(aten.selu.default)
+def _selu(x: Tensor) -> Tensor:
+    """An ELU with the constants of Klambauer et al. (2017), arXiv:1706.02515, equation 14."""
+    return aten.elu(x, 1.6732632423543772, 1.0507009873554805)
+
+
+@spelling(aten.celu.default)
+def _celu(x: Tensor, alpha: Number = 1.0) -> Tensor:
+    """``max(x, 0) + min(alpha (e^(x / alpha) - 1), 0)``."""
+    return aten.elu(x, alpha, 1.0, 1.0 / alpha)
+
+
+@spelling(aten.glu.default)
+def _glu(x: Tensor, dim: int = -1) -> Tensor:
+    """``a sigmoid(b)`` of the two halves."""
+    half = x.shape[dim] // 2
+    a, b = torch.split_with_sizes(x, [half, half], dim)
+    return a * torch.sigmoid(b)
+
+
+@spelling(aten.rrelu.default)
+def _rrelu(
+    x: Tensor, lower: Number = 1 / 8, upper: Number = 1 / 3, training: bool = False, generator: Any = None
+) -> Tensor:
+    """In eval mode a leaky ReLU with the mean slope."""
+    return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
+
+
+@spelling(aten.square.default)
+def _square(x: Tensor) -> Tensor:
+    return torch.pow(x, 2)
+
+
+@spelling(aten.max.other, aten.maximum.default)
+def _maximum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.maximum(a, b)
+
+
+@spelling(aten.min.other, aten.minimum.default)
+def _minimum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.minimum(a, b)
+
+
+@spelling(aten.addcmul.default)
+def _addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: Number = 1) -> Tensor:
+    return torch.add(x, a * b, alpha=value)
+
+
+@spelling(aten.addcdiv.default)
+def _addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: Number = 1) -> Tensor:
+    return torch.add(x, a / b, alpha=value)
+
+
+@spelling(aten.lerp.Scalar, aten.lerp.Tensor)
+def _lerp(a: Tensor, b: Tensor, weight: Tensor | Number) -> Tensor:
+    """``a + weight (b - a)``."""
+    return a + (b - a) * weight
+
+
+@spelling(aten.where.ScalarSelf)
+def _where_number_or(condition: Tensor, a: Number, b: Tensor) -> Tensor:
+    return torch.where(condition, _filler(b, a), b)
+
+
+@spelling(aten.where.ScalarOther)
+def _where_or_number(condition: Tensor, a: Tensor, b: Number) -> Tensor:
+    return torch.where(condition, a, _filler(a, b))
+
+
+@spelling(aten.where.Scalar)
+def _where_numbers(condition: Tensor, a: Number, b: Number) -> Tensor:
+    dtype = torch.result_type(a, b)
+    left, right = (condition.new_full((), value, dtype=dtype) for value in (a, b))
+    return torch.where(condition, left, right)
+
+
+def _filler(x: Tensor, value: Number) -> Tensor:
+    """Return a number as a tensor, of x's dtype unless that cannot hold it."""
+    dtype = torch.result_type(x, value)
+    return x.new_full((), value) if dtype == x.dtype else x.new_full((), value, dtype=dtype)
+
+
+@spelling(aten.masked_fill.Tensor)
+def _masked_fill(x: Tensor, mask: Tensor, value: Tensor) -> Tensor:
+    return torch.where(mask, value.type_as(x) if value.dtype != x.dtype else value, x)

@@ -1,0 +1,126 @@
+"""Spellings of pooling: one and three dimensions, and adaptive windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.errors import UnsupportedOp
+from exporter.spellings.table import aten, spelling
+
+
+@spelling(aten.max_pool2d.default)
+def _max_pool2d(x: Tensor, *args: Any) -> Tensor:
+    """With the argmax, which the vjp needs."""
+    return aten.max_pool2d_with_indices(x, *args)[0]
+
+
+@spelling(aten.max_pool3d.default)
+def _max_pool3d(x: Tensor, *args: Any) -> Tensor:
+    """With the argmax, which the vjp needs."""
+    return aten.max_pool3d_with_indices(x, *args)[0]
+
+
+@spelling(aten.max_pool1d.default)
+def _max_pool1d(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """In two dimensions, one high."""
+    settings = [1, *kernel], [1, *(stride or kernel)], [0, *padding], [1, *dilation], ceil_mode
+    return aten.max_pool2d_with_indices(x.unsqueeze(-2), *settings)[0].squeeze(-2)
+
+
+@spelling(aten.avg_pool1d.default)
+def _avg_pool1d(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """In two dimensions, one high."""
+    settings = [1, *kernel], [1, *(stride or kernel)], [0, *padding], ceil_mode, count_include_pad
+    return aten.avg_pool2d(x.unsqueeze(-2), *settings).squeeze(-2)
+
+
+@spelling(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default)
+def _adaptive_avg_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A mean, a pool with a fixed kernel, or, where windows differ in size, averaging matrices.
+
+    Window ``i`` of ``n`` covers ``[floor(i * L / n), ceil((i + 1) * L / n))`` of an axis of length ``L``.
+    """
+    axes = len(size)
+    lengths = list(x.shape[-axes:])
+    if all(count == 1 for count in size):
+        return x.mean(list(range(-axes, 0)), keepdim=True)
+    if lengths == list(size):
+        return x
+    if all(length % count == 0 for length, count in zip(lengths, size, strict=True)):
+        window = [length // count for length, count in zip(lengths, size, strict=True)]
+        if axes == 1:
+            return _avg_pool1d(x, window, window)
+        return (aten.avg_pool2d if axes == 2 else aten.avg_pool3d)(x, window, window)
+    for axis, length, count in zip(range(-axes, 0), lengths, size, strict=True):
+        if length != count:
+            x = along(x, axis, _averaging_matrix(x, length, count))
+    return x
+
+
+def along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """Multiply a matrix ``[M, L]`` with one of the last three axes of ``x``: ``L`` becomes ``M``."""
+    if axis == -1:
+        return x @ matrix.transpose(0, 1)
+    if axis == -2:
+        return matrix @ x
+    return (matrix @ x.flatten(-2)).reshape([*x.shape[:-3], matrix.shape[0], *x.shape[-2:]])
+
+
+def _averaging_matrix(x: Tensor, length: int, count: int) -> Tensor:
+    """Return ``[count, length]``: row ``i`` holds the weights of window ``i`` of an adaptive average pool."""
+    if not (isinstance(length, int) and isinstance(count, int)):
+        raise UnsupportedOp("adaptive_avg_pool2d to a size that does not divide the image's needs a fixed image size")
+    position = torch.arange(length, device=x.device)[None, :]
+    window = torch.arange(count, device=x.device)[:, None]
+    inside = (position * count < (window + 1) * length) & ((position + 1) * count > window * length)
+    members = inside * x.new_ones(())  # of x's dtype, whatever it is when the program runs
+    return members / members.sum(1, keepdim=True)
+
+
+@spelling(aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)
+def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A pool with a fixed kernel; where windows differ in size, of the windows laid side by side.
+
+    Too short a window is filled up with its last element once more, which changes neither the maximum nor the first
+    place that has it. Of the indices, those of uneven windows count in what is pooled.
+    """
+    axes = len(size)
+    kernel = []
+    for axis, length, count in zip(range(-axes, 0), x.shape[-axes:], size, strict=True):
+        if length % count:
+            index = _windows(x, length, count)
+            x = torch.index_select(x, axis, index.flatten())
+            kernel.append(index.shape[1])
+        else:
+            kernel.append(length // count)
+    if axes == 1:
+        values, indices = aten.max_pool2d_with_indices(x.unsqueeze(-2), [1, *kernel], [1, *kernel])
+        return values.squeeze(-2), indices.squeeze(-2)
+    return (aten.max_pool2d_with_indices if axes == 2 else aten.max_pool3d_with_indices)(x, kernel, kernel)
+
+
+def _windows(x: Tensor, length: int, count: int) -> Tensor:
+    """Return ``[count, longest window]``: the positions in each window of an adaptive pool."""
+    bounds = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+    window = torch.arange(count, device=x.device)[:, None]
+    start, last = window * length // count, ((window + 1) * length - 1) // count
+    tap = torch.arange(max(end - start for start, end in bounds), device=x.device)
+    return torch.minimum(start + tap, last)

@@ -1,0 +1,131 @@
+"""Spellings of reductions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.errors import UnsupportedOp
+from exporter.spellings.table import Number, aten, spelling
+
+
+@spelling(aten.sum.default)
+def _sum(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.sum(x, list(range(x.ndim)), dtype=dtype)
+
+
+@spelling(aten.mean.default)
+def _mean(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.mean(x, list(range(x.ndim)), dtype=dtype)
+
+
+@spelling(aten.var.default, aten.var.dim, aten.var.correction)
+def _var(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    dim, settings = _spread_settings(x, *args, **kwargs)
+    return aten.var.correction(x, dim, **settings)
+
+
+@spelling(aten.std.default, aten.std.dim, aten.std.correction)
+def _std(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    dim, settings = _spread_settings(x, *args, **kwargs)
+    return aten.std.correction(x, dim, **settings)
+
+
+@spelling(aten.var_mean.default, aten.var_mean.dim, aten.var_mean.correction)
+def _var_mean(x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    dim, settings = _spread_settings(x, *args, **kwargs)
+    return aten.var.correction(x, dim, **settings), x.mean(dim, keepdim=settings["keepdim"])
+
+
+def _spread_settings(
+    x: Tensor,
+    dim: Sequence[int] | bool | None = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Number | None = None,
+) -> tuple[list[int], dict[str, Any]]:
+    """Read the arguments of any overload of ``var`` and ``std``; the first may be ``dim`` or ``unbiased``."""
+    if isinstance(dim, bool):
+        return _spread_settings(x, None, dim)
+    axes = [d % x.ndim for d in dim] if dim else list(range(x.ndim))
+    return axes, {"correction": int(unbiased) if correction is None else correction, "keepdim": keepdim}
+
+
+@spelling(aten.max.default)
+def _max(x: Tensor) -> Tensor:
+    return torch.amax(x, list(range(x.ndim)))
+
+
+@spelling(aten.min.default)
+def _min(x: Tensor) -> Tensor:
+    return torch.amin(x, list(range(x.ndim)))
+
+
+@spelling(aten.max.dim)
+def _max_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _chosen(x, x.argmax(dim, keepdim=True), dim, keepdim)
+
+
+@spelling(aten.min.dim)
+def _min_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _chosen(x, torch.neg(x).argmax(dim, keepdim=True), dim, keepdim)
+
+
+def _chosen(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """Read the first extreme: the whole cotangent is its own, where ``amax`` shares."""
+    found = x.gather(dim, index)
+    return (found, index) if keepdim else (found.squeeze(dim), index.squeeze(dim))
+
+
+@spelling(aten.linalg_vector_norm.default)
+def _vector_norm(
+    x: Tensor,
+    ord: Number = 2,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The Euclidean norm has an operator of its own; sums and maxima of absolute values are spelled out."""
+    axes = [d % x.ndim for d in dim] if dim else list(range(x.ndim))
+    if ord == 2:
+        return torch.linalg.vector_norm(x, 2, axes, keepdim)
+    if ord == 1:
+        return x.abs().sum(axes, keepdim)
+    if ord == math.inf:
+        return x.abs().amax(axes, keepdim)
+    raise UnsupportedOp(f"linalg_vector_norm of order {ord} has no vjp rule: 1, 2 and infinity have")
+
+
+@spelling(aten.linalg_norm.default)
+def _linalg_norm(
+    x: Tensor,
+    ord: Number | None = None,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    if ord is not None and len(dim or range(x.ndim)) != 1:
+        raise UnsupportedOp("linalg_norm of matrices has no vjp rule")
+    return _vector_norm(x, 2 if ord is None else ord, dim, keepdim)
+
+
+@spelling(aten.norm.ScalarOpt_dim)
+def _norm(x: Tensor, p: Number | None, dim: Sequence[int], keepdim: bool = False) -> Tensor:
+    return _vector_norm(x, 2 if p is None else p, dim, keepdim)
+
+
+@spelling(aten.cosine_similarity.default)
+def _cosine_similarity(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """``sum(a / max(|a|, eps) * b / max(|b|, eps))``."""
+    rank = max(a.ndim, b.ndim)
+    sizes = zip(*([1] * (rank - x.ndim) + list(x.shape) for x in (a, b)), strict=True)
+    shape = [m if isinstance(n, int) and n == 1 else n for n, m in sizes]
+    parts = [x / torch.linalg.vector_norm(x, 2, [dim], True).clamp_min(eps) for x in (a.expand(shape), b.expand(shape))]
+    return (parts[0] * parts[1]).sum([dim])

@@ -1,0 +1,98 @@
+"""Spellings of resampling: nearest neighbours are gathered, the rest are matrix products along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.errors import UnsupportedOp
+from exporter.spellings.pooling import along
+from exporter.spellings.table import aten, spelling
+
+
+def _nearest(exact: bool) -> Callable[..., Tensor]:
+    def resample(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> Tensor:
+        """Copies, where each value has equally many; else a matrix of zeros and ones for each axis."""
+        offset = 0.5 if exact else 0.0
+        for axis, length, count, scale in _axes(x, size, scales):
+            taken = np.floor((np.arange(count, dtype=np.float32) + np.float32(offset)) * np.float32(scale))
+            copies = count // length
+            if copies * length == count and np.array_equal(taken, np.arange(count) // copies):
+                x = x.unsqueeze(axis)
+                shape = [-1] * x.ndim
+                shape[axis] = copies
+                x = x.expand(shape).flatten(axis - 1, axis)
+            else:  # in float32, as PyTorch does for float32 images: at a boundary between samples the rounding decides
+                position = (torch.arange(count, device=x.device, dtype=torch.float32) + offset) * scale
+                nearest = torch.floor(position).clamp(max=length - 1)[:, None]
+                matrix = (nearest == torch.arange(length, device=x.device)) * x.new_ones(())
+                x = along(x, axis, matrix)
+        return x
+
+    return resample
+
+
+spelling(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec)(_nearest(False))
+spelling(aten._upsample_nearest_exact1d.vec, aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact3d.vec)(
+    _nearest(True)
+)
+
+
+@spelling(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_trilinear3d.vec)
+def _linear(
+    x: Tensor, size: Sequence[int] | None, align_corners: bool, scales: Sequence[float] | None = None
+) -> Tensor:
+    """One matrix for each axis: a value at distance ``d < 1`` from a sample's position weighs ``1 - d``."""
+    for axis, length, count, scale in _axes(x, size, scales):
+        position = _positions(x, length, count, scale, align_corners).clamp(0, length - 1)
+        distance = torch.abs(position - torch.arange(length, device=x.device))
+        x = along(x, axis, (1 - distance).clamp(min=0))
+    return x
+
+
+@spelling(aten.upsample_bicubic2d.vec)
+def _bicubic(
+    x: Tensor, size: Sequence[int] | None, align_corners: bool, scales: Sequence[float] | None = None
+) -> Tensor:
+    """One matrix for each axis: four taps around a position, those outside the image at its edge.
+
+    Keys (1981), equation 4 with a = -3/4: a tap at distance ``d <= 1`` weighs ``(a + 2) d^3 - (a + 3) d^2 + 1``, one
+    further away ``a d^3 - 5 a d^2 + 8 a d - 4 a``.
+    """
+    a = -0.75
+    for axis, length, count, scale in _axes(x, size, scales):
+        position = _positions(x, length, count, scale, align_corners)
+        first, column = torch.floor(position), torch.arange(length, device=x.device)
+        matrix = None
+        for tap in (-1, 0, 1, 2):
+            d = torch.abs(position - first - tap)
+            near = ((a + 2) * d - (a + 3)) * d * d + 1
+            weight = near if tap in (0, 1) else ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            part = weight * ((first + tap).clamp(0, length - 1) == column)
+            matrix = part if matrix is None else matrix + part
+        assert matrix is not None
+        x = along(x, axis, matrix)
+    return x
+
+
+def _axes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> list[tuple[int, int, int, float]]:
+    """Return, for every axis to resample, the axis, its length, the new one, and input steps per output step."""
+    axes = x.ndim - 2
+    lengths = x.shape[2:]
+    if not all(isinstance(length, int) for length in (*lengths, *(size or ()))):
+        raise UnsupportedOp("resampling needs a fixed image size")
+    counts = [int(n * s) for n, s in zip(lengths, scales or (), strict=True)] if size is None else list(size)
+    steps = [1 / s for s in scales] if scales else [n / m for n, m in zip(lengths, counts, strict=True)]
+    every = zip(range(-axes, 0), lengths, counts, steps, strict=True)
+    return [axis for axis in every if axis[1] != axis[2] or axis[3] != 1]
+
+
+def _positions(x: Tensor, length: int, count: int, scale: float, align_corners: bool) -> Tensor:
+    """Return ``[count, 1]``: where each output sample lies among the input's, in x's dtype when the program runs."""
+    index = (torch.arange(count, device=x.device) * x.new_ones(()))[:, None]
+    if align_corners:
+        return index * ((length - 1) / (count - 1) if count > 1 else 0.0)
+    return (index + 0.5) * scale - 0.5

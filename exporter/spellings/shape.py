@@ -1,0 +1,101 @@
+"""Spellings of operators that move values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.errors import UnsupportedOp
+from exporter.spellings.table import aten, spelling
+
+
+@spelling(aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.flatten.using_ints)
+def _view(x: Tensor, *args: Any) -> Tensor:
+    """One spelling for every change of shape; a view of what ``contiguous`` once copied is not always a view."""
+    return x.reshape(*args) if args and isinstance(args[0], (list, tuple)) else x.flatten(*args)
+
+
+@spelling(aten.pad.default)
+def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """A constant has an operator of its own, a circular border is a concatenation; the others stay as they are."""
+    if mode == "constant":
+        return torch.constant_pad_nd(x, pad, 0.0 if value is None else value)
+    if min(pad) < 0:
+        raise UnsupportedOp(f"pad with mode {mode!r} crops: {list(pad)}")
+    if mode != "circular":
+        return aten.pad(x, pad, mode, value)
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        dim = x.ndim - 1 - axis
+        length = x.shape[dim]
+        parts = [aten.slice(x, dim, length - before, length)] if before else []
+        parts += [x, aten.slice(x, dim, 0, after)] if after else [x]
+        x = torch.cat(parts, dim) if len(parts) > 1 else x
+    return x
+
+
+@spelling(aten.split.Tensor)
+def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
+    """By sizes; the last part is what is left."""
+    length = x.shape[dim]
+    sizes = [size] * (length // size) + ([length % size] if length % size else [])
+    return torch.split_with_sizes(x, sizes, dim)
+
+
+@spelling(aten.chunk.default)
+def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    return _split(x, -(-x.shape[dim] // chunks), dim)
+
+
+@spelling(aten.tensor_split.sections)
+def _tensor_split(x: Tensor, sections: int, dim: int = 0) -> Sequence[Tensor]:
+    """The first parts are one longer, where the length does not divide."""
+    size, longer = divmod(x.shape[dim], sections)
+    return torch.split_with_sizes(x, [size + 1] * longer + [size] * (sections - longer), dim)
+
+
+@spelling(aten.roll.default)
+def _roll(x: Tensor, shifts: list[int], dims: list[int] | tuple[()] = ()) -> Tensor:
+    """Without axes, of the values in row-major order."""
+    return x.roll(shifts, dims) if dims else x.flatten().roll(shifts, [0]).reshape(x.shape)
+
+
+@spelling(aten.repeat.default, aten.tile.default)
+def _repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
+    return x.repeat([1] * (x.ndim - len(repeats)) + list(repeats))
+
+
+@spelling(aten.repeat_interleave.self_int)
+def _repeat_interleave(x: Tensor, repeats: int, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
+    """Copies along a new axis, which is then joined with the old one."""
+    if dim is None:
+        x, dim = x.flatten(), 0
+    dim %= x.ndim
+    shape = [-1] * (x.ndim + 1)
+    shape[dim + 1] = repeats
+    return x.unsqueeze(dim + 1).expand(shape).flatten(dim, dim + 1)
+
+
+@spelling(aten.pixel_shuffle.default)
+def _pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """``[N, C r^2, H, W] -> [N, C, H r, W r]``."""
+    batch, channels, height, width = x.shape
+    apart = x.reshape([batch, channels // factor**2, factor, factor, height, width]).permute([0, 1, 4, 2, 5, 3])
+    return apart.reshape([batch, channels // factor**2, height * factor, width * factor])
+
+
+@spelling(aten.pixel_unshuffle.default)
+def _pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
+    """``[N, C, H r, W r] -> [N, C r^2, H, W]``."""
+    batch, channels, height, width = x.shape[0], x.shape[1], x.shape[2] // factor, x.shape[3] // factor
+    apart = x.reshape([batch, channels, height, factor, width, factor]).permute([0, 1, 3, 5, 2, 4])
+    return apart.reshape([batch, channels * factor**2, height, width])
+
+
+@spelling(aten.channel_shuffle.default)
+def _channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Channel ``j`` of group ``i`` becomes channel ``i`` of group ``j``."""
+    apart = x.reshape([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
+    return apart.transpose(1, 2).reshape(x.shape)
