@@ -209,7 +209,9 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
         f"{source.name} ({manifest['model']['parameters']:,} parameters, {source.weights}), "
         f"{manifest['method']['name']}: image [{sizes}] -> logits, attribution"
     )
-    if not source.trained:
+    if source.trained is None:
+        console.print("Note: the weights are as the factory made them; load yours with --weights if it did not.")
+    elif not source.trained:
         console.print(
             "Note: these weights are random, so the attribution means nothing yet; load yours with --weights."
         )
@@ -230,8 +232,8 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
             f"{parity['relative_l2']['median']:.1e}",
             f"{parity['relative_l2']['worst']:.1e}",
             f"{parity['logits_relative_l2']['worst']:.1e}",
-            file["name"],
-            f"{file['bytes'] / 2**20:.1f}",
+            "(graph of model.onnx)" if parity["runtime"] == "eager" else file["name"],
+            "" if parity["runtime"] == "eager" else f"{file['bytes'] / 2**20:.1f}",
         )
     samples = len(manifest["parity"]["targets"])
     batches = " and ".join(map(str, manifest["parity"]["batches"]))

@@ -101,6 +101,23 @@ def fake_mode_of(values: list[Tensor]) -> Any:
     return values[0].fake_mode  # type: ignore[attr-defined]
 
 
+def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.Node, fx.Node]:
+    """Refuse inputs of other sizes than the graph was made for, which ONNX declares and a module does not.
+
+    Sizes are constants in the graph, the area of a pooled image for example: another image would run and be wrong.
+    ``expand`` refuses a size that differs unless it is 1, and ``view`` back to the input's own sizes refuses what an
+    expanded 1 has added. Neither copies anything. The batch is the first input's; every input must have it.
+    """
+    aten = torch.ops.aten
+    batch = graph.call_function(aten.sym_size, (given[0][1], 0))
+    checked = {}
+    for node, placeholder in given:
+        sizes = [batch, *node.meta["val"].shape[1:]]
+        own = [graph.call_function(aten.sym_size, (placeholder, axis)) for axis in range(len(sizes))]
+        checked[node] = graph.call_function(aten.view, (graph.call_function(aten.expand, (placeholder, sizes)), own))
+    return checked
+
+
 class _Folder(nn.Module):
     """Holds tensors and other folders, so that a qualified name is a path of attributes."""
 
@@ -110,7 +127,7 @@ class _Folder(nn.Module):
 
 
 def to_module(program: Program) -> nn.Module:
-    """Return the program as a plain module: ``forward(*inputs)`` on real tensors.
+    """Return the program as a plain module: ``forward(*inputs)`` on real tensors of the program's sizes.
 
     The module holds the tensors under their qualified names, so that its state dict reads like the
     model's. Its operators are overload packets, which is what ``torch.jit.script`` understands.
@@ -126,12 +143,16 @@ def to_module(program: Program) -> nn.Module:
         owner.register_buffer(leaf, tensor.detach())
     names = program.names()
     graph = fx.Graph()
+    given: list[tuple[fx.Node, fx.Node]] = []
     copies: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and names[node] in program.tensors:
             copies[node] = graph.get_attr(names[node])
         elif node.op == "placeholder":
-            copies[node] = graph.placeholder(names[node], type_expr=Tensor)
+            given.append((node, graph.placeholder(names[node], type_expr=Tensor)))
+            copies[node] = given[-1][1]
+            if len(given) == len(program.inputs):
+                copies.update(_checked(graph, given))
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target

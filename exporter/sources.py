@@ -34,7 +34,7 @@ class Source:
         model: The network in eval mode, its weights loaded.
         sample_shape: One input's shape, without the batch.
         weights: Where the weights come from, in words.
-        trained: Whether they were loaded from a file rather than drawn from a seed.
+        trained: Whether they were loaded from a file rather than drawn from a seed; None where only the factory knows.
         preprocessing: From pixels to the input, where the zoo knows it.
         classes: Names of the classes, where the zoo knows them.
     """
@@ -44,7 +44,7 @@ class Source:
     model: nn.Module
     sample_shape: tuple[int, ...]
     weights: str
-    trained: bool
+    trained: bool | None
     preprocessing: models.Preprocessing | None = None
     classes: tuple[str, ...] | None = None
 
@@ -95,7 +95,7 @@ def resolve(
         model=model.eval(),
         sample_shape=shape,
         weights=origin,
-        trained=path is not None or entry is None,
+        trained=True if path is not None else False if entry else None,
         preprocessing=entry.preprocessing if entry else None,
         classes=entry.classes if entry and path is shipped and shipped is not None else None,
     )
@@ -219,12 +219,11 @@ def read_weights(path: Path) -> Mapping[str, Any]:
         loaded = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"--weights {path}: refused, it is not plain tensors ({str(error).strip().splitlines()[0]}). "
+            f"--weights {path}: refused, it holds more than plain tensors and would run code. "
             "Save model.state_dict(), not the model."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"--weights {path}: cannot be read, it is damaged or no PyTorch file ({reason})") from error
+        raise UsageError(f"--weights {path}: cannot be read, it is damaged or no PyTorch file") from error
     if not isinstance(loaded, Mapping):
         raise UsageError(f"--weights {path}: holds a {type(loaded).__name__}, not a state dict")
     return loaded

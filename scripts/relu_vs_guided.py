@@ -132,10 +132,11 @@ def main() -> None:
             cells = "".join(f"{outcomes[place].equalities[index]!s:>28}" for place in PLACES)
             click.echo(f"  {pair:<18}{cells.removeprefix(' ' * 4)}")
         click.echo()
+    click.echo("Guided backprop keeps what argues for the loss: at c = -1 nothing does, in an artifact as in autograd.")
 
 
 def _row(values: np.ndarray) -> str:
-    return " ".join(f"{value:4.0f}" for value in values)
+    return " ".join(f"{value + 0.0:4.0f}" for value in values)  # a negative zero prints as zero
 
 
 if __name__ == "__main__":

@@ -181,6 +181,8 @@ def test_an_untrained_network_says_so() -> None:
 def test_a_factory_in_a_file(nets: str) -> None:
     result = run("--model", f"{nets}:tiny", "--input-shape", "4", "--output", "out")
     assert result.exit_code == 0, result.output
+    assert "Note: the weights are as the factory made them" in result.stdout
+    assert json.loads(Path("out/manifest.json").read_text())["model"]["trained"] is None
     found = exporter.load("out")(np.ones((2, 4), np.float32))
     assert found.logits.shape == (2, 3)
     assert found.attribution.shape == (2, 4)
@@ -308,7 +310,10 @@ WRONG = {
     "empty weights": ((*TINY, "--weights", "empty.pt"), r"--weights empty.pt: cannot be read"),
     "truncated weights": ((*TINY, "--weights", "half.pt"), r"--weights half.pt: cannot be read"),
     "weights that are text": ((*TINY, "--weights", "nets.py"), r"--weights nets.py: (refused|cannot be read)"),
-    "weights that run code": ((*TINY, "--weights", "evil.pt"), r"--weights evil.pt: refused, it is not plain tensors"),
+    "weights that run code": (
+        (*TINY, "--weights", "evil.pt"),
+        r"--weights evil.pt: refused, it holds more than plain tensors",
+    ),
     "a whole model as weights": ((*TINY, "--weights", "whole.pt"), r"refused.*Save model.state_dict\(\)"),
     "a list as weights": ((*TINY, "--weights", "list.pt"), r"holds a list, not a state dict"),
     "numbers as weights": ((*TINY, "--weights", "numbers.pt"), r"not a state dict: 'epoch'"),
