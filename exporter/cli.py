@@ -219,9 +219,9 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("runtime", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
-    table.add_column("median", justify="right")
-    table.add_column("worst", justify="right")
-    table.add_column("logits", justify="right")
+    table.add_column("median", justify="right", no_wrap=True)
+    table.add_column("worst", justify="right", no_wrap=True)
+    table.add_column("logits", justify="right", no_wrap=True)
     table.add_column("file", no_wrap=True)
     table.add_column("MiB", justify="right")
     for parity in manifest["parity"]["runtimes"]:
@@ -232,7 +232,7 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
             f"{parity['relative_l2']['median']:.1e}",
             f"{parity['relative_l2']['worst']:.1e}",
             f"{parity['logits_relative_l2']['worst']:.1e}",
-            "(graph of model.onnx)" if parity["runtime"] == "eager" else file["name"],
+            "(ONNX graph)" if parity["runtime"] == "eager" else file["name"],
             "" if parity["runtime"] == "eager" else f"{file['bytes'] / 2**20:.1f}",
         )
     samples = len(manifest["parity"]["targets"])
