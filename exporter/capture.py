@@ -41,10 +41,10 @@ def capture(model: nn.Module, example: Tensor) -> Program:
             does not return a single tensor ``[N, K]``.
     """
     with evaluating(model):
-        _probe(model, example)
+        alone, together = _probe(model, example)
         exported = _export(model, example)
         program = _program(model, exported)
-        _check_rows(model, example)
+        _check_rows(model, example, alone, together)
     return program
 
 
@@ -60,8 +60,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _probe(model: nn.Module, example: Tensor) -> None:
-    """Run the model, so that a model that does not run at all is told apart from one we cannot capture."""
+def _probe(model: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the model, so that a model that does not run at all is told apart from one we cannot capture.
+
+    Returns:
+        The logits of one input alone, and of the same input with another.
+    """
     pair = _pair(example)
     alone, together = _run(model, pair[:1]), _run(model, pair)
     if isinstance(alone, Exception) and isinstance(together, Exception):
@@ -83,17 +87,15 @@ def _probe(model: nn.Module, example: Tensor) -> None:
         )
     if not alone.isfinite().all():
         raise UnsupportedModel(f"{_name(model)} returns NaN or infinity for a standard normal input; check its weights")
+    return alone, together
 
 
-def _check_rows(model: nn.Module, example: Tensor) -> None:
+def _check_rows(model: nn.Module, example: Tensor, alone: Tensor, together: Tensor) -> None:
     """Refuse a model whose logits for one input depend on chance, or on the other inputs of the batch.
 
     An attribution is a derivative of one row of logits; where rows depend on each other there is none for a sample.
     """
-    pair = _pair(example)
-    with torch.no_grad():
-        alone, again, together = (model(image.clone()) for image in (pair[:1], pair[:1], pair))
-    if not torch.equal(alone, again):
+    if not torch.equal(alone, _run(model, _pair(example)[:1])):
         raise UnsupportedModel(
             f"{_name(model)} returns other logits for the same input each time, in eval mode: "
             "a dropout or a noise layer is active. Pass training=self.training to F.dropout."

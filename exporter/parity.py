@@ -60,7 +60,7 @@ class Parity:
     """How far one runtime is from live autograd.
 
     Attributes:
-        runtime: ``onnxruntime`` or ``torchscript``.
+        runtime: ``onnxruntime``, ``torchscript``, or ``eager`` for a module run by PyTorch.
         dtype: ``float32`` or ``float64``.
         relative_l2: ``|a - b| / |b|`` of each sample's attribution.
         max_abs: Largest absolute difference of each sample's attribution.

@@ -158,12 +158,13 @@ def export(
         explicit = differentiate(program, rule)
     with artifact.replacing(Path(folder)) as aside:
         files = {format: aside / FILES[format] for format in FORMATS if format in formats}
+        lowered = {}
         for format, path in files.items():
             with stages.stage(f"emit {format}"):
-                write(explicit, format, path, opset)
+                lowered[format] = write(explicit, format, path, opset)
         with stages.stage("verify"):
-            lowered = to_module(lower(explicit, "onnxruntime")) if "onnx" in files else None
-            certificate = prove(files, model, sample_shape, method, lowered=lowered, seed=seed)
+            graph = to_module(lowered["onnx"]) if "onnx" in files else None
+            certificate = prove(files, model, sample_shape, method, lowered=graph, seed=seed)
         with stages.stage("write"):
             manifest = _manifest(model, explicit, rule, files, opset, certificate, description or {})
             artifact.write_manifest(aside, manifest)
@@ -186,7 +187,7 @@ def _check(model: nn.Module, formats: Sequence[str], opset: int) -> None:
         raise UsageError(f"the network's {name} is {dtype}; artifacts are float32, convert it with model.float()")
 
 
-def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET) -> None:
+def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET) -> Program:
     """Lower an explicit program for a format's runtime, and write one file.
 
     Args:
@@ -194,11 +195,17 @@ def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET
         format: ``torchscript`` or ``onnx``.
         path: The file.
         opset: Of an ONNX file.
+
+    Returns:
+        The lowered program, which the file holds.
     """
     if format == "torchscript":
-        emit_torchscript.emit(lower(explicit, "torchscript"), path)
+        lowered = lower(explicit, "torchscript")
+        emit_torchscript.emit(lowered, path)
     else:
-        emit_onnx.emit(lower(explicit, "onnxruntime"), path, OUTPUTS, opset, BATCH)
+        lowered = lower(explicit, "onnxruntime")
+        emit_onnx.emit(lowered, path, OUTPUTS, opset, BATCH)
+    return lowered
 
 
 def _manifest(

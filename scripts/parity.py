@@ -17,7 +17,7 @@ import torch
 import exporter
 from exporter.parity import Parity, compare
 from exporter.reference import live
-from exporter.sources import resolve
+from exporter.sources import Source, resolve
 
 
 @click.command()
@@ -35,7 +35,8 @@ def main(spec: str, method: str, inputs: int, seed: int) -> None:
     except (exporter.SaliportError, exporter.VerificationFailed) as error:
         click.echo(f"parity: {error}", err=True)
         sys.exit(1 if isinstance(error, exporter.VerificationFailed) else 2)
-    eager = [eager_parity(source.model, source.sample_shape, method, inputs, seed, double) for double in (True, False)]
+    explicit = exporter.build(source.model, torch.zeros(1, *source.sample_shape), method)
+    eager = [eager_parity(explicit, source, method, inputs, seed, double) for double in (True, False)]
     click.echo(f"{source.name}, {method}, {inputs} inputs, torch threads {torch.get_num_threads()}")
     click.echo(
         f"{'runtime':<14}{'dtype':<10}{'median':>10}{'worst':>10}{'agree':>8}{'logits, worst':>16}{'undecided':>12}"
@@ -50,16 +51,15 @@ def main(spec: str, method: str, inputs: int, seed: int) -> None:
 
 
 def eager_parity(
-    model: torch.nn.Module, sample_shape: tuple[int, ...], method: str, inputs: int, seed: int, double: bool
+    explicit: torch.nn.Module, source: Source, method: str, inputs: int, seed: int, double: bool
 ) -> Parity:
     """Compare the explicit module, run eagerly, with live autograd on random inputs and the predicted class."""
-    explicit = exporter.build(model, torch.zeros(1, *sample_shape), method)
-    reference = copy.deepcopy(model)
+    reference = copy.deepcopy(source.model)
     if double:
         explicit, reference = copy.deepcopy(explicit).double(), reference.double()
     results, references = [], []
     for index in range(inputs):
-        image = torch.randn(1, *sample_shape, generator=torch.Generator().manual_seed(seed + index))
+        image = torch.randn(1, *source.sample_shape, generator=torch.Generator().manual_seed(seed + index))
         image = image.double() if double else image
         target = torch.tensor([exporter.PREDICTED])
         with torch.no_grad():

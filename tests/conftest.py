@@ -9,4 +9,4 @@ torch.set_num_threads(1)
 @pytest.fixture
 def any_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let capture pass networks that exercise an operator across the batch or at random, which a model must not do."""
-    monkeypatch.setattr("exporter.capture._check_rows", lambda model, example: None)
+    monkeypatch.setattr("exporter.capture._check_rows", lambda *args: None)

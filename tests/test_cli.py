@@ -437,10 +437,13 @@ def test_an_interrupt(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_choices_are_the_packages_own() -> None:
     """They are spelled out in the command so that --help need not import torch."""
     from exporter.artifact import FILES
-    from exporter.cli import FORMAT_NAMES, METHOD_NAMES
+    from exporter.cli import FORMAT_NAMES, METHOD_NAMES, export_command
+    from exporter.emit.onnx import MAX_OPSET, MIN_OPSET
 
     assert list(METHOD_NAMES) == list(methods.METHODS)
     assert list(FORMAT_NAMES) == list(FILES)
+    opset = next(option for option in export_command.params if option.name == "opset").type
+    assert (opset.min, opset.max) == (MIN_OPSET, MAX_OPSET)
 
 
 def test_names_that_the_artifact_uses_itself(nets: str) -> None:

@@ -146,7 +146,7 @@ def _phase(op: Transposed, row: int, column: int) -> Tensor | None:
     return torch.conv2d(ct, swap(flip(weight), op.groups), None, 1, padding, 1, op.groups)
 
 
-def interleave(parts: list[list[Tensor | None]], size: tuple[int, int], ct: Tensor) -> Tensor:
+def interleave(parts: list[list[Tensor | None]], size: tuple[int, int]) -> Tensor:
     """Lay stride phases side by side: ``out[..., s m + r, t n + c] = parts[r][c][..., m, n]``; None is zero.
 
     By stacking on the last axis, then on the rows: 2.3 times as fast as DepthToSpace in onnxruntime.
@@ -173,7 +173,7 @@ def _grow(part: Tensor, full: list[int]) -> Tensor:
 def _stride_phases(match: Match) -> Any:
     """At a stride: one Conv for each phase of the output, then interleave; see :func:`phases`."""
     op = _phased(match)
-    return NotImplemented if op is None else interleave(phases(op), op.size, op.ct)
+    return NotImplemented if op is None else interleave(phases(op), op.size)
 
 
 def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
@@ -198,7 +198,7 @@ def _add_phases(match: Match) -> Any:
         [_sum(left, right) for left, right in zip(*rows, strict=True)]
         for rows in zip(phases(a), phases(b), strict=True)
     ]
-    return interleave(parts, a.size, a.ct)
+    return interleave(parts, a.size)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

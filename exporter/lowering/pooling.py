@@ -107,7 +107,7 @@ def compare_taps(
         part = _pad(part, [-width for width in widths], 0)
         so_far = grid[row][column]
         grid[row][column] = part if so_far is None else so_far + part
-    return interleave(grid, size, ct)
+    return interleave(grid, size)
 
 
 def _shift(tap: int, padding: int, stride: int, size: int, windows: int) -> tuple[int, tuple[int, int]]:
