@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
+    from exporter.audit import recheck, verify
     from exporter.errors import (
         ArtifactError,
         SaliportError,
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
         UsageError,
         VerificationFailed,
     )
-    from exporter.parity import Certificate, verify
     from exporter.pipeline import build, export
+    from exporter.proof import Certificate
     from exporter.runtime import PREDICTED, Explanation, Session, load
+    from exporter.signature import Input
 
 __all__ = [
     "PREDICTED",
@@ -29,6 +31,7 @@ __all__ = [
     "ArtifactError",
     "Certificate",
     "Explanation",
+    "Input",
     "SaliportError",
     "Session",
     "UnsupportedModel",
@@ -38,11 +41,13 @@ __all__ = [
     "build",
     "export",
     "load",
+    "recheck",
     "verify",
 ]
 
 _HOMES = {
     "artifact": ("Artifact",),
+    "audit": ("recheck", "verify"),
     "errors": (
         "ArtifactError",
         "SaliportError",
@@ -51,9 +56,10 @@ _HOMES = {
         "UsageError",
         "VerificationFailed",
     ),
-    "parity": ("Certificate", "verify"),
     "pipeline": ("build", "export"),
+    "proof": ("Certificate",),
     "runtime": ("PREDICTED", "Explanation", "Session", "load"),
+    "signature": ("Input",),
 }
 
 

@@ -24,10 +24,13 @@ try:
 except ImportError:  # Windows: two exports into one folder at the same time may disturb each other there
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the manifest's schema, ``exporter/manifest.schema.json``."""
 
 MANIFEST = "manifest.json"
+SEAL = "manifest_sha256"
+"""The manifest's last entry: its own hash."""
+
 FILES = {"torchscript": "model.pt", "onnx": "model.onnx"}
 """Format -> file name."""
 
@@ -91,6 +94,23 @@ class Artifact:
             raise ArtifactError(f"{path} has changed since it was proven: sha256 {found}, not {described['sha256']}")
         return path
 
+    def check(self) -> None:
+        """Check every byte of the folder: each file by its hash, the manifest by its own.
+
+        Raises:
+            ArtifactError: A file is missing, has changed, or is not one that the manifest describes.
+        """
+        path = self.folder / MANIFEST
+        rest = {key: value for key, value in self.manifest.items() if key != SEAL}
+        if self.manifest.get(SEAL) != _seal(rest) or path.read_bytes() != _text(self.manifest).encode():
+            raise ArtifactError(f"{path} has changed since it was written: its {SEAL} does not match")
+        for format in self.manifest["files"]:
+            self.file(format)
+        described = {MANIFEST, *(file["name"] for file in self.manifest["files"].values())}
+        strays = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in described)
+        if strays:
+            raise ArtifactError(f"{self.folder} holds what its manifest does not describe: {', '.join(strays[:3])}")
+
 
 def sha256_of(path: Path) -> str:
     """Return a file's sha256, in hexadecimal."""
@@ -103,9 +123,20 @@ def describe(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest into a folder."""
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the manifest into a folder, sealed with its own hash; returns it as written."""
+    sealed = {**manifest, SEAL: _seal(manifest)}
+    (folder / MANIFEST).write_text(_text(sealed), encoding="utf-8")
+    return sealed
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 of a manifest's text as it would be without the seal."""
+    return hashlib.sha256(_text(manifest).encode()).hexdigest()
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
 
 
 def check_output(folder: Path) -> None:

@@ -7,44 +7,54 @@ import io
 import itertools
 import logging
 import re
+import traceback
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
-from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.export.graph_signature import InputKind
 
+from exporter.dynamic import Dimension, dimensions
 from exporter.errors import UnsupportedModel
+from exporter.network import Network, as_network, draw
 from exporter.program import SCOPE, SOURCE, Program
-
-IMAGE = "image"
-RESERVED = ("image", "target", "logits", "attribution")
-"""Names of an artifact's inputs and outputs."""
-
-BATCH = "batch"
+from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
 
 
-def capture(model: nn.Module, example: Tensor) -> Program:
-    """Capture a model's forward pass.
+def capture(
+    model: nn.Module, example: Tensor | Mapping[str, Tensor] | None = None, dynamic: Sequence[str] = (BATCH,)
+) -> Program:
+    """Capture a network's forward pass.
 
     Args:
-        model: The network; it is captured in eval mode and left in the mode that it was in.
-        example: One batch ``[N, ...]`` of any size ``N >= 1``; only its shape and dtype matter.
+        model: The network; it is captured in eval mode and left in the mode that it was in. A
+            :class:`exporter.network.Network` says itself how it is called.
+        example: For any other module, one batch ``[N, ...]`` of any size ``N >= 1``, or one for each input by name;
+            only shapes and dtypes matter.
+        dynamic: The sizes that may vary, for a model that is no ``Network``.
 
     Returns:
-        A program with the one input ``image`` ``[batch, ...]`` and the model's output.
+        A program of the inputs ``[batch, ...]``, ``image`` where they have no names, and of the logits.
 
     Raises:
-        UnsupportedModel: The model's control flow depends on data, it needs a fixed batch size, or it
-            does not return a single tensor ``[N, K]``.
+        UnsupportedModel: The model's control flow depends on data, it needs a fixed batch size, it does not return
+            logits ``[N, K]``, or a size that should vary cannot.
     """
-    with evaluating(model):
-        alone, together = _probe(model, example)
-        exported = _export(model, example)
-        program = _program(model, exported)
-        _check_rows(model, example, alone, together)
+    if isinstance(model, Network):
+        network = model
+    else:
+        assert example is not None
+        network = as_network(model, example, dynamic=dynamic)
+    with evaluating(network):
+        alone, together = _probe(network)
+        exported = _export(network)
+        program = _program(network, exported)
+        _check_rows(network, alone, together)
     return program
 
 
@@ -60,87 +70,107 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _probe(model: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
+def _probe(network: Network) -> tuple[Tensor, Tensor]:
     """Run the model, so that a model that does not run at all is told apart from one we cannot capture.
 
     Returns:
-        The logits of one input alone, and of the same input with another.
+        The logits of one sample alone, and of the same sample with another.
     """
-    pair = _pair(example)
-    alone, together = _run(model, pair[:1]), _run(model, pair)
+    pair, name = _pair(network), _name(network)
+    alone, together = _run(network, _first(pair)), _run(network, pair)
+    if isinstance(alone, UnsupportedModel):
+        raise alone
     if isinstance(alone, Exception) and isinstance(together, Exception):
+        shapes = " and ".join(f"{tuple(one[:1].shape)} ({one.dtype})" for one in pair)
         raise UnsupportedModel(
-            f"{_name(model)} does not run on an input of shape {tuple(pair[:1].shape)} ({pair.dtype}): "
+            f"{name} does not run on an input of shape {shapes}: "
             f"{_first_line(alone)}. Check --input-shape and the weights."
         ) from alone
     if isinstance(alone, Exception) or isinstance(together, Exception):
-        raise UnsupportedModel(_FIXED_BATCH.format(_name(model), ""))
-    if not isinstance(alone, Tensor):
-        raise UnsupportedModel(
-            f"{_name(model)} returns {type(alone).__name__}, not a tensor of logits [N, K]. "
-            "Wrap it in a module that returns the logits alone."
-        )
+        raise UnsupportedModel(_FIXED_BATCH.format(name, ""))
     if alone.ndim != 2 or alone.shape[0] != 1 or alone.shape[1] == 0:
         raise UnsupportedModel(
-            f"{_name(model)} returns a tensor of shape {tuple(alone.shape)} for one input; "
+            f"{name} returns a tensor of shape {tuple(alone.shape)} for one input; "
             "an attribution needs logits [N, K], one row of K class scores per input."
         )
     if not alone.isfinite().all():
-        raise UnsupportedModel(f"{_name(model)} returns NaN or infinity for a standard normal input; check its weights")
+        raise UnsupportedModel(f"{name} returns NaN or infinity for a standard normal input; check its weights")
     return alone, together
 
 
-def _check_rows(model: nn.Module, example: Tensor, alone: Tensor, together: Tensor) -> None:
-    """Refuse a model whose logits for one input depend on chance, or on the other inputs of the batch.
+def _check_rows(network: Network, alone: Tensor, together: Tensor) -> None:
+    """Refuse a model whose logits for one sample depend on chance, or on the other samples of the batch.
 
     An attribution is a derivative of one row of logits; where rows depend on each other there is none for a sample.
     """
-    if not torch.equal(alone, _run(model, _pair(example)[:1])):
+    if not torch.equal(alone, _run(network, _first(_pair(network)))):
         raise UnsupportedModel(
-            f"{_name(model)} returns other logits for the same input each time, in eval mode: "
+            f"{_name(network)} returns other logits for the same input each time, in eval mode: "
             "a dropout or a noise layer is active. Pass training=self.training to F.dropout."
         )
-    if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+    rtol = 1e-3 if alone.dtype != torch.float16 else 3e-2
+    if not torch.allclose(together[:1], alone, rtol=rtol, atol=rtol * float(alone.abs().max())):
         raise UnsupportedModel(
-            f"the logits of {_name(model)} for one input depend on the other inputs of its batch (a reduction, "
+            f"the logits of {_name(network)} for one input depend on the other inputs of its batch (a reduction, "
             "a softmax or a normalisation over dimension 0?), so no sample has an attribution of its own."
         )
 
 
-def _pair(example: Tensor) -> Tensor:
-    """Return two different inputs of the example's shape and dtype."""
-    return torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+def _pair(network: Network) -> tuple[Tensor, ...]:
+    """Return two different samples, for each input."""
+    return draw(network.signature.inputs, 2, torch.Generator().manual_seed(0))
+
+
+def _first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor[:1] for tensor in inputs)
 
 
 _FIXED_BATCH = "{} works with a fixed batch size only; use x.shape[0] or -1 in place of the number{}."
 
 
-def _run(model: nn.Module, image: Tensor) -> Any:
-    """Return a model's output, or the error that it raised."""
+def _run(network: Network, inputs: tuple[Tensor, ...]) -> Any:
+    """Return a model's logits, or the error that it raised."""
     try:
         with torch.no_grad():
-            return model(image.clone())
+            return network(*(tensor.clone() for tensor in inputs))
     except Exception as error:
         return error
 
 
-def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def _export(network: Network) -> torch.export.ExportedProgram:
     # torch.export specialises sizes 0 and 1, so the batch that it sees must be larger.
-    image = example[:1].expand(2, *example.shape[1:]).clone()
+    inputs = tuple(torch.zeros_like(tensor) for tensor in _pair(network))
+    batch = Dim(BATCH)
+    sizes = tuple(
+        {axis: batch if name == BATCH else Dim.DYNAMIC for axis, name in network.signature.dynamic_axes(given).items()}
+        for given in network.signature.inputs
+    )
     try:
         with _quiet():
-            exported = torch.export.export(model, (image,), dynamic_shapes=({0: Dim(BATCH)},))
+            exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return exported.run_decompositions({})  # functional: no operator writes into a tensor
     except Exception as error:
         message = str(error)
         if "specialized" in message or "Constraints violated" in message:
-            raise UnsupportedModel(_FIXED_BATCH.format(_name(model), _place(message))) from error
+            raise UnsupportedModel(_specialized(network, message)) from error
         if "data-dependent" in message or "GuardOnDataDependent" in type(error).__name__:
             raise UnsupportedModel(
-                f"the control flow of {_name(model)} depends on the data{_place(message)}, so no fixed graph "
+                f"the control flow of {_name(network)} depends on the data{_place(message)}, so no fixed graph "
                 "describes it. Rewrite the branch with torch.where, or export the branch that you need."
             ) from error
-        raise UnsupportedModel(f"torch.export cannot capture {_name(model)}: {_first_line(error)}") from error
+        raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {_first_line(error)}") from error
+
+
+def _specialized(network: Network, message: str) -> str:
+    """Say which size the network fixes, where torch.export says that it fixes one."""
+    axes = [re.search(rf"inputs\[\d+\]['\]]*\.(?:size\(\)|shape)\[{axis}\]", message) for axis in (2, 3)]
+    fixed = [name for name, found in zip(("height", "width"), axes, strict=True) if found]
+    if not fixed:
+        return _FIXED_BATCH.format(_name(network), _place(message))
+    return (
+        f"--dynamic {fixed[0]}: {_name(network)} is made for one {fixed[0]} only{_place(message)}; "
+        "leave this size out, or compute with x.shape in place of a number."
+    )
 
 
 @contextlib.contextmanager
@@ -156,25 +186,25 @@ def _quiet() -> Iterator[None]:
             logging.disable(disabled)
 
 
-def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Program:
+def _program(network: Network, exported: torch.export.ExportedProgram) -> Program:
     """Order the placeholders as a program has them, keep used tensors only, name every node's scope."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     tensors: dict[str, Tensor] = {}
-    values = {**exported.state_dict, **exported.constants}
+    given = [given.name for given in network.signature.inputs]
+    values = {_own(name): value for name, value in {**exported.state_dict, **exported.constants}.items()}
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     nodes = {node.name: node for node in exported.graph.nodes}
     logits = nodes[exported.graph_signature.user_outputs[0]]
     user_inputs = [nodes[name] for name, spec in specs.items() if spec.kind is InputKind.USER_INPUT]
-    if any(isinstance(specs[node.name].arg, ConstantArgument) for node in user_inputs) or len(user_inputs) != 1:
-        raise UnsupportedModel(f"{_name(model)} must take exactly one tensor")
-    copies[user_inputs[0]] = graph.placeholder(IMAGE)
-    copies[user_inputs[0]].meta = dict(user_inputs[0].meta)
-    names = _Names({name for name, module in model.named_modules() if name and not any(module.children())})
+    for name, node in zip(given, user_inputs, strict=True):
+        copies[node] = graph.placeholder(name)
+        copies[node].meta = dict(node.meta)
+    names = _Names({name for name, module in network.model.named_modules() if name and not any(module.children())})
     for node in exported.graph.nodes:
         if node in copies or (node.op == "placeholder" and not node.users):
             continue
-        if node.op == "output":  # without the input's new value, where the model writes into its input
+        if node.op == "output":  # without an input's new value, where the model writes into its input
             graph.output((copies[logits],))
             break
         copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -182,33 +212,65 @@ def _program(model: nn.Module, exported: torch.export.ExportedProgram) -> Progra
         if node.op == "placeholder":
             target = specs[node.name].target
             assert target is not None
-            tensors[_free(target, values)] = values[target].detach()
+            tensors[_free(_own(target), values, given)] = values[_own(target)].detach()
         elif node.op == "call_function":
             copies[node].meta["custom"] = {SCOPE: names.scope(node), SOURCE: _source_line(node)}
-    _check_outputs(model, exported, user_inputs[0], logits)
-    return Program(graph, (IMAGE,), tensors)
+    _check_outputs(network, exported, user_inputs[0], logits)
+    return Program(graph, tuple(given), tensors, _dimensions(network, user_inputs))
 
 
-def _check_outputs(model: nn.Module, exported: torch.export.ExportedProgram, image: fx.Node, logits: fx.Node) -> None:
-    mutated = exported.graph_signature.buffers_to_mutate
+def _own(name: str) -> str:
+    """Return a tensor's or a module's name in the user's model, without the wrapper around it."""
+    return name.removeprefix("model.")
+
+
+def _dimensions(network: Network, inputs: Sequence[fx.Node]) -> tuple[Dimension, ...]:
+    """Find out which values the varying sizes may have."""
+    sizes: dict[str, list[torch.SymInt]] = {}
+    for given, node in zip(network.signature.inputs, inputs, strict=True):
+        for axis, name in network.signature.dynamic_axes(given).items():
+            size = node.meta["val"].shape[axis]
+            if isinstance(size, int):
+                raise UnsupportedModel(f"--dynamic {name}: {_name(network)} takes a {name} of {size} only")
+            sizes.setdefault(name, []).append(size)
+
+    def explain(name: str, other: int) -> str:
+        resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
+        error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
+        if not isinstance(error, Exception):
+            return ""
+        return f"; at {other} it raises: {_first_line(error)}{_line_of(error)}"
+
+    return dimensions(sizes, explain)
+
+
+def _resized(signature: Signature, given: Input, name: str, size: int) -> Input:
+    """Return an input with another value of one varying size."""
+    sizes = {axis: size for axis, varies in signature.dynamic_axes(given).items() if varies == name}
+    return replace(given, shape=tuple(sizes.get(axis, have) for axis, have in enumerate(given.shape, start=1)))
+
+
+def _check_outputs(network: Network, exported: torch.export.ExportedProgram, image: fx.Node, logits: fx.Node) -> None:
+    mutated = sorted(map(_own, exported.graph_signature.buffers_to_mutate.values()))
     if mutated:
         raise UnsupportedModel(
-            f"{_name(model)} writes into its buffers in eval mode ({', '.join(sorted(mutated.values()))}); "
+            f"{_name(network)} writes into its buffers in eval mode ({', '.join(mutated)}); "
             "an artifact has no state. Remove the update from the eval path."
         )
     rows = logits.meta["val"].shape[0]
     if str(rows) != str(image.meta["val"].shape[0]):
         raise UnsupportedModel(
-            f"{_name(model)} returns {rows} row(s) of logits for a batch of any size; "
+            f"{_name(network)} returns {rows} row(s) of logits for a batch of any size; "
             "an attribution needs logits [N, K], one row of K class scores per input."
         )
 
 
-def _free(name: str, taken: Container[str]) -> str:
+def _free(name: str, taken: Container[str], inputs: Sequence[str]) -> str:
     """Return a tensor's name, changed where an input or an output of the artifact has it."""
     first, dot, rest = name.partition(".")
     free = first
-    while free in RESERVED or (free != first and f"{free}{dot}{rest}" in taken):
+    reserved = {*inputs, TARGET, LOGITS, ATTRIBUTION, *(f"{ATTRIBUTION}_{name}" for name in inputs)}
+    while free in reserved or (free != first and f"{free}{dot}{rest}" in taken):
         free += "_"
     return f"{free}{dot}{rest}"
 
@@ -224,7 +286,7 @@ class _Names:
     def scope(self, node: fx.Node) -> str:
         stack = node.meta.get("nn_module_stack") or {}
         call = next(reversed(stack), "")
-        path = stack[call][0] if call else ""
+        path = _own(stack[call][0]) if call and stack[call][0] != "model" else ""
         if path in self._leaves:
             key = (call, path)  # a leaf's operators share its scope; a second call gets a second one
         else:
@@ -248,12 +310,22 @@ def _op_name(node: fx.Node) -> str:
 def _source_line(node: fx.Node) -> str:
     """Return ``file.py:line`` of the user's code that a captured node comes from, or an empty string."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    own = [frame for frame in frames if _is_users(frame[0])] or frames
     return f"{own[-1][0]}:{own[-1][1]}" if own else ""
 
 
-def _name(model: nn.Module) -> str:
-    return type(model).__name__
+def _line_of(error: BaseException) -> str:
+    """Return `` (model.py:12)``, the innermost line of the user's code on the way to an error."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
+def _is_users(file: str) -> bool:
+    return "/torch/" not in file and Path(__file__).parent not in Path(file).parents
+
+
+def _name(network: Network) -> str:
+    return type(network.model).__name__
 
 
 def _first_line(error: BaseException) -> str:
@@ -261,5 +333,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(message: str) -> str:
-    frames = [frame for frame in re.findall(r'File "([^"]+)", line (\d+)', message) if "/torch/" not in frame[0]]
+    frames = [frame for frame in re.findall(r'File "([^"]+)", line (\d+)', message) if _is_users(frame[0])]
     return f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""

@@ -15,8 +15,8 @@ from exporter.errors import SaliportError, VerificationFailed
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
-    from exporter.pipeline import Stages
     from exporter.sources import Source
+    from exporter.stages import Stages
 
 METHOD_NAMES = ("guided", "gradient", "deconvnet")
 FORMAT_NAMES = ("torchscript", "onnx")
@@ -181,7 +181,7 @@ def _messages(debug: bool) -> Iterator[None]:
 def _progress() -> Iterator[Stages]:
     """Show the running stage and its time on a terminal; elsewhere stay silent."""
     if not sys.stderr.isatty():
-        from exporter.pipeline import Stages
+        from exporter.stages import Stages
 
         yield Stages()
         return
@@ -191,7 +191,7 @@ def _progress() -> Iterator[Stages]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task("import torch")
-        from exporter.pipeline import Stages
+        from exporter.stages import Stages
 
         yield Stages(listener=lambda name: progress.update(task, description=name))
 
@@ -236,8 +236,11 @@ def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
             "" if parity["runtime"] == "eager" else f"{file['bytes'] / 2**20:.1f}",
         )
     samples = len(manifest["parity"]["targets"])
-    batches = " and ".join(map(str, manifest["parity"]["batches"]))
-    console.print(f"\nProven against live autograd on {samples} inputs in batches of {batches}; relative L2 errors:")
+    batches = [next(iter(case.values()))[0] for case in manifest["parity"]["cases"]]
+    console.print(
+        f"\nProven against live autograd on {samples} inputs in batches of {' and '.join(map(str, batches))}; "
+        "relative L2 errors:"
+    )
     console.print(table)
     if manifest["parity"]["zero"] == samples:
         console.print("Note: the attribution is zero on all of these inputs; no cotangent reaches the image.")

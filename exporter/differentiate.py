@@ -11,52 +11,67 @@ from torch import Tensor, fx
 
 from exporter.errors import UnsupportedModel, UnsupportedOp
 from exporter.methods import Method
-from exporter.program import Program, fake_mode_of, interpret, place_of, run_operator, scope, scope_of, trace
+from exporter.program import (
+    Program,
+    any_size,
+    fake_mode_of,
+    interpret,
+    place_of,
+    run_operator,
+    scope,
+    scope_of,
+    trace,
+)
 from exporter.rectifiers import active, rectifier_ceiling
 from exporter.rules import NO_GRADIENT, VJPS, Rule
-
-TARGET = "target"
+from exporter.signature import TARGET
 
 
 def differentiate(
     program: Program, method: Method, formulations: Mapping[torch._ops.OpOverload, Rule] | None = None
 ) -> Program:
-    """Return the program of ``(image, target) -> (logits, attribution)``.
+    """Return the program of ``(*inputs, target) -> (logits, *attributions)``.
 
     Args:
-        program: A canonical program of ``image [N, ...] -> logits [N, K]``.
+        program: A canonical program of ``inputs [N, ...] -> logits [N, K]``.
         method: What happens at rectifiers.
         formulations: A target's own rules for an operator's first argument. One that returns
             ``NotImplemented`` leaves the case to the rule in the table.
 
+    Returns:
+        A program with an attribution for every input of floating point, zero where the logits do not depend on it.
+
     Raises:
-        UnsupportedOp: An operator between the image and the logits has no rule.
-        UnsupportedModel: The logits do not depend on the image.
+        UnsupportedOp: An operator between an input and the logits has no rule.
+        UnsupportedModel: The logits depend on no input.
     """
-    reached = _reached(program)
+    given = program.placeholders[: len(program.inputs)]
+    sources = [node for node in given if node.meta["val"].is_floating_point()]
+    reached = _reached(program, sources)
     logits_node = program.outputs[0]
     if logits_node not in reached:
         raise UnsupportedModel("the logits do not depend on the image: there is nothing to attribute")
     pullback = _Pullback(method, formulations or {}, reached)
 
     fakes = {name: node.meta["val"] for node, name in program.names().items()}
-    image = {name: fakes.pop(name) for name in program.inputs}
-    with fake_mode_of(list(image.values())):
-        target = torch.empty(next(iter(image.values())).shape[0], dtype=torch.int64)
+    inputs = {name: fakes.pop(name) for name in program.inputs}
+    with fake_mode_of(list(inputs.values())):
+        target = torch.empty(given[0].meta["val"].shape[0], dtype=torch.int64)
 
-    def explicit(image: Tensor, target: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        env = interpret(program, (image, *tensors), run_operator)
+    def explicit(*values: Tensor) -> tuple[Tensor, ...]:
+        target, values = values[len(given)], (*values[: len(given)], *values[len(given) + 1 :])
+        env = interpret(program, values, run_operator)
         logits = env[logits_node]
         with scope("target"):
             cotangents: dict[fx.Node, Any] = {logits_node: seed(logits, target)}
         for node in reversed(program.graph.nodes):
             if node.op == "call_function" and node in cotangents:
-                with scope(f"{scope_of(node)}.vjp"):
+                with scope(f"{scope_of(node)}.vjp"), any_size(node):
                     for argument, ct in pullback(node, cotangents.pop(node), env):
                         cotangents[argument] = _sum(cotangents[argument], ct) if argument in cotangents else ct
-        return logits, cotangents[program.placeholders[0]]
+        return logits, *(cotangents[s] if s in cotangents else torch.zeros_like(env[s]) for s in sources)
 
-    return trace(explicit, {**image, TARGET: target}, program.tensors, fakes)
+    return trace(explicit, {**inputs, TARGET: target}, program.tensors, fakes, program.dimensions)
 
 
 def seed(logits: Tensor, target: Tensor) -> Tensor:
@@ -77,9 +92,9 @@ def _sum(a: Any, b: Any) -> Any:
     return a + b
 
 
-def _reached(program: Program) -> set[fx.Node]:
-    """Return the nodes that carry a gradient from the image."""
-    reached = {program.placeholders[0]}
+def _reached(program: Program, sources: list[fx.Node]) -> set[fx.Node]:
+    """Return the nodes that carry a gradient from an input."""
+    reached = set(sources)
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target not in NO_GRADIENT and reached & set(node.all_input_nodes):
             value = node.meta["val"]
@@ -89,7 +104,7 @@ def _reached(program: Program) -> set[fx.Node]:
 
 
 class _Pullback:
-    """Sends a node's cotangent to those of its arguments that the image reaches."""
+    """Sends a node's cotangent to those of its arguments that an input reaches."""
 
     def __init__(
         self, method: Method, formulations: Mapping[torch._ops.OpOverload, Rule], reached: set[fx.Node]

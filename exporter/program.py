@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from exporter.dynamic import Dimension, implied
+from exporter.errors import UnsupportedOp
+from exporter.signature import BATCH, SIZES
 
 SCOPE = "saliport.scope"
 """Metadata key of where in the model a node comes from: ``layer1.0.relu``, ``layer1.0.relu.vjp``."""
@@ -28,11 +34,13 @@ class Program:
             each with its fake value in ``node.meta["val"]``. Nothing is mutated.
         inputs: Names of the user's inputs, in order.
         tensors: Weights, buffers and constants by qualified name, as in the model's state dict.
+        dimensions: The sizes of the inputs that may vary, the batch first, and which values they may have.
     """
 
     graph: fx.Graph
     inputs: tuple[str, ...]
     tensors: Mapping[str, Tensor]
+    dimensions: tuple[Dimension, ...] = (Dimension(BATCH),)
 
     @property
     def placeholders(self) -> list[fx.Node]:
@@ -69,6 +77,7 @@ def trace(
     inputs: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     fakes: Mapping[str, Tensor],
+    dimensions: tuple[Dimension, ...] = (Dimension(BATCH),),
 ) -> Program:
     """Record the operators that a function applies to fake tensors.
 
@@ -77,6 +86,7 @@ def trace(
         inputs: Fake values of the program's inputs by name.
         tensors: The real tensors by name, kept as they are.
         fakes: A fake value for each key of ``tensors``, in the inputs' fake mode.
+        dimensions: The inputs' sizes that may vary.
     """
     values = [*inputs.values(), *fakes.values()]
     with fake_mode_of(values), traceback.preserve_node_meta(), torch.no_grad():
@@ -86,14 +96,14 @@ def trace(
         if node.op == "get_attr":  # a constant that the function made, for example torch.tensor(1.0)
             raise AssertionError(f"{node.target} is a constant: rules must build values from their arguments")
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
-    return Program(graph, tuple(inputs), tensors)
+    return Program(graph, tuple(inputs), tensors, dimensions)
 
 
 def retrace(program: Program, function: Callable[..., tuple[Tensor, ...]]) -> Program:
     """Trace a function of the program's own inputs and tensors, typically one that interprets its graph."""
     fakes = {name: node.meta["val"] for node, name in program.names().items()}
     inputs = {name: fakes.pop(name) for name in program.inputs}
-    return trace(function, inputs, program.tensors, fakes)
+    return trace(function, inputs, program.tensors, fakes, program.dimensions)
 
 
 def fake_mode_of(values: list[Tensor]) -> Any:
@@ -106,14 +116,18 @@ def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.N
 
     Sizes are constants in the graph, the area of a pooled image for example: another image would run and be wrong.
     ``expand`` refuses a size that differs unless it is 1, and ``view`` back to the input's own sizes refuses what an
-    expanded 1 has added. Neither copies anything. The batch is the first input's; every input must have it.
+    expanded 1 has added. Neither copies anything. A size that may vary is that of the first input that has it.
     """
     aten = torch.ops.aten
-    batch = graph.call_function(aten.sym_size, (given[0][1], 0))
+    varying: dict[str, fx.Node] = {}
     checked = {}
     for node, placeholder in given:
-        sizes = [batch, *node.meta["val"].shape[1:]]
-        own = [graph.call_function(aten.sym_size, (placeholder, axis)) for axis in range(len(sizes))]
+        fake = node.meta["val"]
+        own = [graph.call_function(aten.sym_size, (placeholder, axis)) for axis in range(fake.ndim)]
+        sizes = [
+            size if isinstance(size, int) else varying.setdefault(SIZES[axis], own[axis])
+            for axis, size in enumerate(fake.shape)
+        ]
         checked[node] = graph.call_function(aten.view, (graph.call_function(aten.expand, (placeholder, sizes)), own))
     return checked
 
@@ -184,9 +198,39 @@ def interpret(
     for node in program.graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            with traceback.annotate(node.meta.get("custom") or {}):
+            with traceback.annotate(node.meta.get("custom") or {}), any_size(node):
                 env[node] = call(node, args, kwargs)
     return env
+
+
+@contextmanager
+def any_size(node: fx.Node) -> Iterator[None]:
+    """Refuse a step of a trace that holds for the sample's sizes only.
+
+    Where a function on fake tensors branches on a varying size, PyTorch takes the sample's branch and notes a guard.
+    That two sizes are equal is a special case that must not become the program. That they differ is the general case.
+    Which one is larger matters where this package asks; PyTorch's kernels ask to choose an implementation.
+
+    Raises:
+        UnsupportedOp: The step has asked for a size.
+    """
+    value = next((n.meta["val"] for n in (node, *node.all_input_nodes) if isinstance(n.meta.get("val"), Tensor)), None)
+    shapes: Any = getattr(getattr(value, "fake_mode", None), "shape_env", None)
+    before = len(shapes.guards) if shapes else 0
+    yield
+    for guard in shapes.guards[before:] if shapes else ():
+        kind = type(guard.expr).__name__
+        if kind != "Equality" and (kind == "Unequality" or not _is_ours(guard)):
+            continue
+        earlier = [other.expr for other in shapes.guards[:before]]
+        if not implied(guard.expr, earlier, shapes.backed_var_to_val):
+            raise UnsupportedOp(f"{node.target} needs a fixed size: it depends on {guard.expr} ({place_of(node)})")
+
+
+def _is_ours(guard: Any) -> bool:
+    """Tell whether this package asked for a size, rather than a kernel of PyTorch's."""
+    asked = getattr(guard.sloc.framework_loc, "filename", "")
+    return Path(__file__).parent in Path(asked).parents
 
 
 def run_operator(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

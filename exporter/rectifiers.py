@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from exporter.program import Program
+
 aten = torch.ops.aten
 inf = math.inf
 
@@ -40,6 +42,50 @@ def rectifier_ceiling(op: torch._ops.OpOverload, *args: float, **kwargs: float) 
         return None
     low, high = clip(*args, **{{"min": "low", "max": "high"}.get(key, key): value for key, value in kwargs.items()})
     return high if low == 0 and high > 0 else None
+
+
+ACTIVATIONS = {
+    aten.celu.default,
+    aten.elu.default,
+    aten.gelu.default,
+    aten.hardsigmoid.default,
+    aten.hardswish.default,
+    aten.hardtanh.default,
+    aten.leaky_relu.default,
+    aten.log_sigmoid.default,
+    aten.mish.default,
+    aten.prelu.default,
+    aten.selu.default,
+    aten.sigmoid.default,
+    aten.silu.default,
+    aten.softplus.default,
+    aten.tanh.default,
+    aten.threshold.default,
+}
+"""Activations that are no rectifiers, or not with every setting: every method takes their derivative."""
+
+
+def activations(program: Program) -> dict[str, dict[str, int]]:
+    """Count a captured program's activations.
+
+    Returns:
+        ``rectifiers``: those that a method's rule applies to, and ``activations``: those that have their derivative
+        under every method; operator -> how often it is called.
+    """
+    found: dict[str, dict[str, int]] = {"rectifiers": {}, "activations": {}}
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        clip = RANGES.get(node.target)
+        kind = None
+        if clip and rectifier_ceiling(node.target, *node.args[1:], **node.kwargs) is not None:
+            kind = "rectifiers"
+        elif node.target in ACTIVATIONS:
+            kind = "activations"
+        if kind:
+            name = node.target.overloadpacket.__name__
+            found[kind][name] = found[kind].get(name, 0) + 1
+    return found
 
 
 def active(y: Tensor, ceiling: float) -> Tensor:

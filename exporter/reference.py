@@ -7,12 +7,12 @@ differently: the rules act on an exported graph of ATen operators, this acts on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exporter.errors import UnsupportedModel
@@ -22,37 +22,53 @@ Call = tuple[float, float | None]
 
 
 def live(
-    model: nn.Module, image: Tensor, target: Tensor, method: str, *, count: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute logits and attribution by autograd.
+    model: Callable[..., Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    target: Tensor,
+    method: str,
+    *,
+    count: bool = True,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Compute logits and attributions by autograd.
 
     Args:
-        model: The network, in eval mode, of the image's dtype.
-        image: ``[N, ...]``.
+        model: ``model(*inputs) -> logits [N, K]``, in eval mode, of the inputs' dtype.
+        inputs: Each ``[N, ...]``; one alone needs no sequence around it.
         target: int64 ``[N]``; -1 stands for the predicted class.
         method: ``guided``, ``gradient`` or ``deconvnet``.
         count: Whether to count the decisions that float32 cannot make; without, all counts are 0.
 
     Raises:
-        UnsupportedModel: Autograd finds no way from the logits to the image.
+        UnsupportedModel: Autograd finds no way from the logits to any input.
 
     Returns:
-        The logits ``[N, K]``; the attribution, of the image's shape; and ``[N]``, how many decisions of each
-        sample float32 cannot make: rectifier inputs beside a threshold, max-pool windows with two rival maxima.
+        The logits ``[N, K]``; an attribution for each input of floating point, of its shape; and ``[N]``, how many
+        decisions of each sample float32 cannot make: rectifier inputs beside a threshold, max-pool windows with two
+        rival maxima.
     """
-    leaf = image.detach().clone().requires_grad_()
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.enable_grad(), Rectify(method, count) as rectify:
-        logits = model(leaf.clone())  # cloned: a model may overwrite its input
+        logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         chosen = torch.where(target == -1, logits.argmax(1), target)
         score = logits[torch.arange(len(logits)), chosen].sum()
-        attribution = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
-    if attribution is None:
+        found = torch.autograd.grad(score, wanted, allow_unused=True) if score.requires_grad else (None,)
+    if all(attribution is None for attribution in found):
         raise UnsupportedModel(
-            f"autograd finds no way from the logits of {type(model).__name__} to the image: "
+            f"autograd finds no way from the logits of {_name(model)} to the image: "
             "its forward pass detaches, or runs under torch.no_grad()"
         )
-    undecided = sum(rectify.undecided, torch.zeros(len(image), dtype=torch.int64))
-    return logits.detach(), attribution, undecided
+    attributions = tuple(
+        torch.zeros_like(leaf) if attribution is None else attribution
+        for leaf, attribution in zip(wanted, found, strict=True)
+    )
+    undecided = sum(rectify.undecided, torch.zeros(len(given[0]), dtype=torch.int64))
+    return logits.detach(), attributions, undecided
+
+
+def _name(model: Any) -> str:
+    return type(getattr(model, "model", model)).__name__
 
 
 class Rectify(TorchFunctionMode):

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exporter.artifact import Artifact
 from exporter.errors import ArtifactError, UsageError
+from exporter.signature import IMAGE, TARGET, Input, Signature
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,9 @@ PREDICTED = -1
 """The target that stands for the class which the input is predicted to be."""
 
 
-Arrays = tuple[NDArray[np.floating], NDArray[np.floating]]
-Run = Callable[[NDArray[np.floating], NDArray[np.int64]], Arrays]
+Array = NDArray[Any]
+Run = Callable[[Sequence[Array], NDArray[np.int64]], Sequence[NDArray[np.floating]]]
+"""``(inputs, target) -> (logits, *attributions)``."""
 
 
 class Explanation(NamedTuple):
@@ -36,41 +38,66 @@ class Explanation(NamedTuple):
 
     Attributes:
         logits: ``[N, K]``.
-        attribution: The cotangent of each input value for its sample's target, in the image's shape; raw.
+        attribution: The cotangent of each input value for its sample's target, in the image's shape; raw. Of an
+            artifact with several inputs, one by the name of each that has an attribution.
     """
 
     logits: NDArray[np.floating]
-    attribution: NDArray[np.floating]
+    attribution: NDArray[np.floating] | dict[str, NDArray[np.floating]]
 
 
 class Session:
-    """A loaded model: ``session(image, target) -> Explanation``."""
+    """A loaded model: ``session(image, target) -> Explanation``.
 
-    def __init__(self, run: Run) -> None:
+    Attributes:
+        inputs: Names of the inputs but for the target, in order.
+        attributed: Those of them that have an attribution.
+    """
+
+    def __init__(self, run: Run, inputs: Sequence[str] = (IMAGE,), attributed: Sequence[str] = (IMAGE,)) -> None:
         """Wrap a runtime's own call; use :func:`open_session` or :func:`exporter.load`."""
         self._run = run
+        self.inputs = tuple(inputs)
+        self.attributed = tuple(attributed)
 
-    def __call__(self, image: ArrayLike, target: int | ArrayLike = PREDICTED) -> Explanation:
+    def __call__(self, image: ArrayLike | Mapping[str, ArrayLike], target: int | ArrayLike = PREDICTED) -> Explanation:
         """Predict and explain a batch.
 
         Args:
-            image: ``[N, ...]``, in the artifact's dtype.
+            image: ``[N, ...]``, in the artifact's dtype; of several inputs, a mapping from each one's name.
             target: One class for all samples, or int64 ``[N]``; -1 is the predicted class.
 
         Raises:
-            UsageError: The target's shape is not ``[N]``, or its values are not integers.
+            UsageError: An input is missing, has no such name or another batch size; the target's shape is not
+                ``[N]``, or its values are not integers.
             Exception: The runtime refused the input, for example a target outside ``[-1, K)``; the type is its own.
         """
-        image = np.ascontiguousarray(image)
+        arrays = [np.ascontiguousarray(array) for array in self._in_order(image)]
         target = np.asarray(target)
         if not np.issubdtype(target.dtype, np.integer):
             raise UsageError(f"target has dtype {target.dtype}; classes are integers")
         target = target.astype(np.int64)
+        size = len(arrays[0])
+        if any(len(array) != size for array in arrays):
+            sizes = ", ".join(f"{name} {len(array)}" for name, array in zip(self.inputs, arrays, strict=True))
+            raise UsageError(f"the inputs have batches of different sizes: {sizes}")
         if target.ndim == 0:
-            target = np.full(len(image), target)
-        if target.shape != (len(image),):
-            raise UsageError(f"target has shape {list(target.shape)}; for this batch it must be [{len(image)}]")
-        return Explanation(*self._run(image, target))
+            target = np.full(size, target)
+        if target.shape != (size,):
+            raise UsageError(f"target has shape {list(target.shape)}; for this batch it must be [{size}]")
+        logits, *attributions = self._run(arrays, target)
+        if len(self.inputs) == 1:
+            return Explanation(logits, attributions[0])
+        return Explanation(logits, dict(zip(self.attributed, attributions, strict=True)))
+
+    def _in_order(self, image: ArrayLike | Mapping[str, ArrayLike]) -> list[ArrayLike]:
+        if not isinstance(image, Mapping):
+            if len(self.inputs) > 1:
+                raise UsageError(f"the artifact takes {', '.join(self.inputs)}; give a mapping from names to arrays")
+            return [image]
+        if set(image) != set(self.inputs):
+            raise UsageError(f"the artifact takes {', '.join(self.inputs)}, not {', '.join(map(str, image))}")
+        return [image[name] for name in self.inputs]
 
 
 def load(folder: str | os.PathLike[str], runtime: str = "onnxruntime", *, threads: int | None = None) -> Session:
@@ -87,22 +114,32 @@ def load(folder: str | os.PathLike[str], runtime: str = "onnxruntime", *, thread
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
-    return open_session(Artifact.open(folder).file(RUNTIMES[runtime]), runtime, threads=threads)
+    artifact = Artifact.open(folder)
+    inputs = Signature.of_manifest(artifact.manifest).inputs
+    return open_session(artifact.file(RUNTIMES[runtime]), runtime, inputs, threads=threads)
 
 
-def open_session(path: Path, runtime: str, *, threads: int | None = None, double: bool = False) -> Session:
+def open_session(
+    path: Path,
+    runtime: str,
+    inputs: Sequence[Input] = (Input(IMAGE, ()),),
+    *,
+    threads: int | None = None,
+    double: bool = False,
+) -> Session:
     """Load one written file.
 
     Args:
         path: ``model.onnx`` or ``model.pt``.
         runtime: ``onnxruntime`` or ``torchscript``.
+        inputs: The artifact's, whose names and order a TorchScript file does not tell; an ONNX file does.
         threads: How many threads onnxruntime uses inside an operator; TorchScript follows torch's own setting.
         double: Convert a TorchScript model to float64 after loading.
     """
     if runtime == "onnxruntime":
         return _onnxruntime(path, threads)
     if runtime == "torchscript":
-        return _torchscript(path, double)
+        return _torchscript(path, inputs, double)
     raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
 
 
@@ -117,15 +154,23 @@ def _onnxruntime(path: Path, threads: int | None) -> Session:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ArtifactError(f"onnxruntime {onnxruntime.__version__} does not load {path.name}: {error}") from error
+    inputs = [given.name for given in session.get_inputs() if given.name != TARGET]
+    attributed = [given.name for given in session.get_inputs() if given.type in _FLOATS]
 
-    def run(image: NDArray[np.floating], target: NDArray[np.int64]) -> Arrays:
-        logits, attribution = session.run(["logits", "attribution"], {"image": image, "target": target})
-        return logits, attribution
+    def run(arrays: Sequence[Array], target: NDArray[np.int64]) -> Sequence[NDArray[np.floating]]:
+        found: Sequence[NDArray[np.floating]] = session.run(
+            None, {**dict(zip(inputs, arrays, strict=True)), TARGET: target}
+        )
+        return found
 
-    return Session(run)
+    return Session(run, inputs, attributed)
 
 
-def _torchscript(path: Path, double: bool) -> Session:
+_FLOATS = {"tensor(float)", "tensor(double)", "tensor(float16)"}
+"""What onnxruntime calls the dtypes of inputs that have an attribution."""
+
+
+def _torchscript(path: Path, inputs: Sequence[Input], double: bool) -> Session:
     import torch
 
     try:
@@ -134,16 +179,16 @@ def _torchscript(path: Path, double: bool) -> Session:
             module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:
         raise ArtifactError(f"torch {torch.__version__} does not load {path.name}: {error}") from error
-    return Session(run_module(module.double() if double else module))
+    return module_session(module.double() if double else module, inputs)
 
 
-def run_module(module: torch.nn.Module) -> Run:
-    """Wrap a module of ``(image, target) -> (logits, attribution)`` on tensors as a call on arrays."""
+def module_session(module: torch.nn.Module, inputs: Sequence[Input]) -> Session:
+    """Wrap a module of ``(*inputs, target) -> (logits, *attributions)`` on tensors as a session on arrays."""
     import torch
 
-    def run(image: NDArray[np.floating], target: NDArray[np.int64]) -> Arrays:
+    def run(arrays: Sequence[Array], target: NDArray[np.int64]) -> Sequence[NDArray[np.floating]]:
         with torch.no_grad():
-            logits, attribution = module(torch.from_numpy(image), torch.from_numpy(target))
-        return logits.numpy(), attribution.numpy()
+            found = module(*map(torch.from_numpy, arrays), torch.from_numpy(target))
+        return [tensor.numpy() for tensor in found]
 
-    return run
+    return Session(run, [given.name for given in inputs], [given.name for given in inputs if given.attributed])

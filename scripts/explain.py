@@ -86,7 +86,7 @@ def read_image(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, NDArray[np
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    _, *shape = manifest["inputs"][0]["shape"]
+    shape = manifest["inputs"][0]["sample_shape"]
     preprocessing = manifest["model"].get("preprocessing")
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise exporter.UsageError(f"the artifact takes inputs of shape {shape}, not images")
@@ -109,7 +109,7 @@ def read_image(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, NDArray[np
 
 def check_target(target: int, manifest: Mapping[str, Any]) -> None:
     """Refuse a class that the network does not have."""
-    first, last = manifest["inputs"][1]["range"]
+    first, last = manifest["inputs"][-1]["range"]
     if not first <= target <= last:
         raise exporter.UsageError(
             f"--target {target} is out of range; the classes are 0 to {last}, -1 the predicted one"

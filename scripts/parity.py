@@ -15,7 +15,7 @@ import click
 import torch
 
 import exporter
-from exporter.parity import Parity, compare
+from exporter.parity import Parity, Values, compare
 from exporter.reference import live
 from exporter.sources import Source, resolve
 
@@ -57,16 +57,17 @@ def eager_parity(
     reference = copy.deepcopy(source.model)
     if double:
         explicit, reference = copy.deepcopy(explicit).double(), reference.double()
-    results, references = [], []
+    results, references, undecided = [], [], []
     for index in range(inputs):
         image = torch.randn(1, *source.sample_shape, generator=torch.Generator().manual_seed(seed + index))
         image = image.double() if double else image
         target = torch.tensor([exporter.PREDICTED])
         with torch.no_grad():
             logits, attribution = explicit(image, target)
-        results.append(exporter.Explanation(logits.numpy(), attribution.numpy()))
-        references.append(live(reference, image, target, method))
-    undecided = tuple(int(counts[0]) for *_, counts in references)
+        results.append(Values(logits.numpy(), {"attribution": attribution.numpy()}))
+        logits, (attribution,), counts = live(reference, image, target, method)
+        references.append(Values(logits.numpy(), {"attribution": attribution.numpy()}))
+        undecided += counts.tolist()
     return compare("eager", "float64" if double else "float32", results, references, undecided)
 
 

@@ -150,7 +150,7 @@ def test_manifest_tells_the_truth(source, finished: exporter.Artifact) -> None:
     assert manifest["model"]["parameters"] == sum(p.numel() for p in source.model.parameters())
     assert manifest["model"]["classes"][3] == "cat"
     assert manifest["inputs"][1]["range"] == [-1, 9]
-    assert manifest["dynamic"] == ["batch"]
+    assert manifest["dynamic"] == [{"name": "batch", "min": 1, "multiple_of": 1}]
     assert {(p["runtime"], p["dtype"]) for p in manifest["parity"]["runtimes"]} == {
         ("torchscript", "float64"),
         ("torchscript", "float32"),

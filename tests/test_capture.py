@@ -212,7 +212,7 @@ class Returns(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         values = {"dict": {"logits": x}, "tuple": (x, x), "list": [x], "None": None}
-        shapes = {"image": x[:, None, None], "vector": x[:, 0], "nothing": x[:, :0], "scalar": x.sum()}
+        shapes = {"sequence": x[:, None], "vector": x[:, 0], "nothing": x[:, :0], "scalar": x.sum()}
         return {**values, **shapes}[self.what]
 
 
@@ -243,12 +243,18 @@ REFUSALS = {
         Fails(),
         "Fails does not run on an input of shape (1, 4) (torch.float32): no such thing. Check --input-shape",
     ),
-    "dict": (Returns("dict"), "Returns returns dict, not a tensor of logits [N, K]. Wrap it in a module"),
-    "tuple": (Returns("tuple"), "Returns returns tuple, not a tensor of logits"),
-    "None": (Returns("None"), "Returns returns NoneType, not a tensor of logits"),
-    "image": (
-        Returns("image"),
-        "Returns returns a tensor of shape (1, 1, 1, 4) for one input; an attribution needs logits [N, K]",
+    "dict": (
+        Returns("dict"),
+        "Returns returns dict, not a tensor of logits [N, K]. Pick the logits with --output-key logits.",
+    ),
+    "tuple": (
+        Returns("tuple"),
+        "Returns returns tuple, not a tensor of logits [N, K]. Pick the logits with --output-key 0 or 1.",
+    ),
+    "None": (Returns("None"), "Returns returns NoneType, not a tensor of logits [N, K]. Wrap it in a module"),
+    "sequence": (
+        Returns("sequence"),
+        "Returns returns a tensor of shape (1, 1, 4) for one input; an attribution needs logits [N, K]",
     ),
     "vector": (Returns("vector"), "Returns returns a tensor of shape (1,) for one input"),
     "nothing": (Returns("nothing"), "Returns returns a tensor of shape (1, 0) for one input"),

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from torch import nn
 
 import exporter
-from exporter import parity
+from exporter import parity, proof
 from exporter.cli import main
 from exporter.lowering import lower
 from exporter.lowering.rewrite import Pass, apply
+from exporter.network import as_network
 from exporter.parity import Parity, relative_l2
 from exporter.reference import live
 from exporter.sources import resolve
@@ -142,8 +143,8 @@ def export(model: nn.Module, shape: tuple[int, ...], folder: Path, **options: ob
 
 def test_more_inputs_are_tried_while_too_few_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    assert export(model, (4,), tmp_path / "a")["batches"] == (1, 3)
-    monkeypatch.setattr(parity, "AGREEING", 2.0)
+    assert export(model, (4,), tmp_path / "a")["cases"] == ({"image": [1, 4]}, {"image": [3, 4]})
+    monkeypatch.setitem(parity.AGREEING, "float32", 2.0)
     with pytest.raises(exporter.VerificationFailed, match="100% of 16 samples agree to 1e-05, at least 200% must"):
         export(model, (4,), tmp_path / "b")
 
@@ -184,6 +185,7 @@ class Skewed:
 
     def __init__(self, session: exporter.Session, when) -> None:
         self.session, self.when = session, when
+        self.inputs = session.inputs
 
     def __call__(self, image, target=-1):
         logits, attribution = self.session(image, target)
@@ -207,11 +209,11 @@ def test_a_runtime_that_is_wrong_only_sometimes_is_caught(
     """Also in a network so deep that masks do flip: the error is no larger than theirs may be, but explains nothing."""
     from exporter.runtime import open_session
 
-    def skewed(path: Path, runtime: str, **options: object):
-        session = open_session(path, runtime, **options)
+    def skewed(path: Path, runtime: str, *given: object, **options: object):
+        session = open_session(path, runtime, *given, **options)
         return Skewed(session, when) if runtime == "onnxruntime" else session
 
-    monkeypatch.setattr(parity, "open_session", skewed)
+    monkeypatch.setattr(proof, "open_session", skewed)
     model = resolve("cifar_resnet56").model
     with pytest.raises(exporter.VerificationFailed, match="onnxruntime float32: attribution of sample"):
         exporter.export(model, (3, 32, 32), tmp_path / "a")
@@ -265,7 +267,9 @@ def test_the_wrong_model_is_refused(tmp_path: Path) -> None:
     exporter.export(first, (4,), tmp_path / "a", seed=5)
     assert exporter.verify(tmp_path / "a", first).seed == 5
     assert exporter.verify(tmp_path / "a", first, seed=6, batches=[2]).batches == (2,)
-    with pytest.raises(exporter.VerificationFailed, match="logits of sample 0"):
+    with pytest.raises(exporter.VerificationFailed, match="was made from other weights than the Sequential given"):
         exporter.verify(tmp_path / "a", second)
+    with pytest.raises(exporter.VerificationFailed, match="logits of sample 0"):
+        proof.prove({"onnx": tmp_path / "a" / "model.onnx"}, as_network(second, torch.zeros(1, 4)), "guided")
     with pytest.raises(exporter.VerificationFailed, match="attribution"):
-        parity.prove({"onnx": tmp_path / "a" / "model.onnx"}, first, (4,), "gradient")
+        proof.prove({"onnx": tmp_path / "a" / "model.onnx"}, as_network(first, torch.zeros(1, 4)), "gradient")

@@ -123,7 +123,7 @@ def test_an_artifact_that_takes_no_images(artifacts: Path, tmp_path: Path) -> No
     folder = tmp_path / "vector"
     folder.mkdir()
     manifest = json.loads((artifacts / "cifar_resnet20" / "manifest.json").read_text())
-    manifest["inputs"][0]["shape"] = ["batch", 12]
+    manifest["inputs"][0]["sample_shape"] = [12]
     for path in (artifacts / "cifar_resnet20").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "manifest.json").write_text(json.dumps(manifest))

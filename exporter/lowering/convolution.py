@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
 from exporter.rules.linear import per_axis
+from exporter.rules.table import known
 
 BLOCK = 8
 """Channels of a block in onnxruntime's layout: a Conv with fewer outputs than that computes padding."""
@@ -44,13 +45,13 @@ class Transposed:
 
 
 def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
-    """Read a transposed convolution; None if it has a bias or its output's size is dynamic."""
+    """Read a transposed convolution; None if it has a bias."""
     node = node or match.node
     given = arguments(node)
     defaults: list[Any] = [None, [1], [0], [0], 1, [1]]
     ct, weight, bias, stride, padding, _, groups, dilation = (*given, *defaults[len(given) - 2 :])
     size = tuple(node.meta["val"].shape[2:])
-    if bias is not None or not all(isinstance(length, int) for length in size):
+    if bias is not None:
         return None
     folded = _folded(match, ct, weight)
     image, kernel = folded or (match.value(ct), match.value(weight))
@@ -108,7 +109,7 @@ def _flip_kernel(match: Match) -> Any:
     reach = [d * (k - 1) for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)]
     padding = [r - p for r, p in zip(reach, op.padding, strict=True)]
     inputs = op.ct.shape[2:]
-    exact = all(n + r - 2 * p == m for n, r, p, m in zip(inputs, reach, op.padding, op.size, strict=True))
+    exact = all(known(n + r - 2 * p - m) == 0 for n, r, p, m in zip(inputs, reach, op.padding, op.size, strict=True))
     if min(padding) < 0 or not exact:  # an output padding, which a forward pass may have at a dilation
         return NotImplemented
     return torch.conv2d(op.ct, swap(flip(op.weight), op.groups), None, 1, padding, op.dilation, op.groups)
@@ -180,8 +181,9 @@ def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution that is worth splitting: strided, and with channels to fill a block."""
     op = _read(match, node)
     channels = 0 if op is None else op.weight.shape[1] * op.groups
-    strided = op is not None and op.stride != [1, 1] and op.dilation == [1, 1]
-    return op if strided and channels >= BLOCK else None
+    if op is None or channels < BLOCK or not all(isinstance(length, int) for length in op.size):
+        return None
+    return op if op.stride != [1, 1] and op.dilation == [1, 1] else None
 
 
 def _add_phases(match: Match) -> Any:

@@ -52,7 +52,7 @@ def _broadcast(match: Match) -> Any:
 def _narrow(match: Match, a: Any, b: Any, product: fx.Node) -> Any:
     """Return a factor before its ``expand`` if the other factor has the product's shape: multiplying broadcasts."""
     expand = producer(a, aten.expand.default)
-    full = isinstance(b, fx.Node) and b.meta["val"].shape == product.meta["val"].shape
+    full = getattr(getattr(b, "meta", {}).get("val"), "shape", None) == product.meta["val"].shape
     return match.value(a if expand is None or not full else expand.args[0])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exporter.rules.table import unbroadcast, vjp
+from exporter.rules.table import known, unbroadcast, vjp
 
 aten = torch.ops.aten
 
@@ -31,11 +31,28 @@ def conv(
 ) -> Tensor:
     """Transposed convolution with the same kernel.
 
+    What no window reached comes as an output padding, which must be a number: where the size varies, the whole extent
+    of the windows is computed, and cut and padded to x.
+
     ct, y: [N, C', *L']; x: [N, C, *L]; weight: [C', C / groups, *k]; returns [N, C, *L].
     """
-    stride, padding, dilation = (per_axis(value, x.ndim - 2) for value in (stride, padding, dilation))
-    extra = uncovered(x.shape[2:], y.shape[2:], weight.shape[2:], stride, padding, dilation)
-    return TRANSPOSED[x.ndim - 2](ct, weight, None, stride, padding, extra, groups, dilation)
+    axes = x.ndim - 2
+    stride, padding, dilation = (per_axis(value, axes) for value in (stride, padding, dilation))
+    size, out, kernel = x.shape[2:], y.shape[2:], weight.shape[2:]
+    rest = [known(length) for length in uncovered(size, out, kernel, stride, padding, dilation)]
+    extra = [length for length in rest if length is not None]
+    if len(extra) == axes:
+        return TRANSPOSED[axes](ct, weight, None, stride, padding, extra, groups, dilation)
+    whole = TRANSPOSED[axes](ct, weight, None, stride, [0] * axes, [0] * axes, groups, dilation)
+    return fit(whole, size, padding)
+
+
+def fit(whole: Tensor, size: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """Cut ``padding`` off the start of every spatial axis, and cut or pad its end with zeros to the size."""
+    widths: list[int] = []
+    for length, have, p in reversed(list(zip(size, whole.shape[2:], padding, strict=True))):
+        widths += [-p, length + p - have]
+    return torch.constant_pad_nd(whole, widths)
 
 
 def per_axis(value: Sequence[int], axes: int) -> list[int]:

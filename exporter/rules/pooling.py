@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exporter.rules.linear import TRANSPOSED, per_axis
+from exporter.rules.linear import TRANSPOSED, fit, per_axis
 from exporter.rules.table import vjp
 
 aten = torch.ops.aten
@@ -105,11 +105,7 @@ def _avg_pool(
             ct = ct / count.view(-1, *[1] * (axes - 1 - axis))
     ones = ct.new_ones((channels, 1, *kernel))
     spread = TRANSPOSED[axes](ct, ones, None, stride, [0] * axes, [0] * axes, channels)
-    reach = [(n - 1) * s + k for n, s, k in zip(out, stride, kernel, strict=True)]
-    widths: list[int] = []
-    for length, p, r in reversed(list(zip(size, padding, reach, strict=True))):
-        widths += [-p, length + p - r]
-    return torch.constant_pad_nd(spread, widths)
+    return fit(spread, size, padding)
 
 
 def _members(ct: Tensor, windows: int, length: int, kernel: int, stride: int, padding: int, padded: bool) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
-from exporter.rules.table import unbroadcast, vjp
+from exporter.rules.table import known, unbroadcast, vjp
 
 aten = torch.ops.aten
 
@@ -132,10 +132,13 @@ def slice_(
     length, taken = x.shape[dim], y.shape[dim]
     if isinstance(length, int):
         first, _, _ = slice(start, end, step).indices(length)
-    elif start in (None, 0) and step == 1 and taken == length:
+    elif start in (None, 0) and step == 1 and known(taken - length) == 0:
         return ct
-    else:
+    elif dim % x.ndim == 0:
         raise UnsupportedOp("a slice of the batch has no vjp rule: every image needs its own logits")
+    else:
+        first = start or 0
+        first = length + first if isinstance(first, int) and first < 0 else first
     if step > 1:
         ct = _pad(ct.unsqueeze(dim % x.ndim + 1), dim % x.ndim + 1, 0, step - 1).flatten(dim % x.ndim, dim % x.ndim + 1)
     return _pad(ct, dim % x.ndim, first, length - first - taken * step)
@@ -150,7 +153,8 @@ def _pad(ct: Tensor, dim: int, before: int, after: int) -> Tensor:
 def select(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: int) -> Tensor:
     """Zeros but for the selected position."""
     length = x.shape[dim]
-    return _pad(ct.unsqueeze(dim), dim % x.ndim, index % length, length - 1 - index % length)
+    before = index if index >= 0 else length + index
+    return _pad(ct.unsqueeze(dim), dim % x.ndim, before, length - 1 - before)
 
 
 @vjp(aten.pad.default)

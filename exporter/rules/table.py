@@ -30,6 +30,14 @@ def vjp(*ops: torch._ops.OpOverload, wrt: int = 0) -> Callable[[Rule], Rule]:
     return register
 
 
+def known(size: int | torch.SymInt) -> int | None:
+    """Return a size that is the same for every input, or None for one that varies."""
+    if isinstance(size, int):
+        return size
+    formula = size.node.expr
+    return int(formula) if formula.is_Integer else None
+
+
 def unbroadcast(ct: Tensor, like: Tensor) -> Tensor:
     """Sum a cotangent over the axes along which ``like`` was broadcast; returns ``like``'s shape."""
     if ct.ndim > like.ndim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,32 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.rules.linear import per_axis
 from exporter.spellings.table import aten, spelling
 
 
 @spelling(aten.max_pool2d.default)
-def _max_pool2d(x: Tensor, *args: Any) -> Tensor:
-    """With the argmax, which the vjp needs."""
-    return aten.max_pool2d_with_indices(x, *args)[0]
+def _max_pool2d(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """With the argmax, which the vjp needs.
+
+    What ceil mode adds to an image of varying size is written out as a border of minus infinity.
+    """
+    y: Tensor = aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil_mode)[0]
+    if not ceil_mode or all(isinstance(length, int) for length in x.shape[-2:]):
+        return y
+    widths: list[int] = []
+    settings = (per_axis(setting, 2) for setting in (kernel, stride or kernel, padding, dilation))
+    for length, n, k, s, p, d in reversed(list(zip(x.shape[-2:], y.shape[-2:], *settings, strict=True))):
+        widths += [0, (n - 1) * s + d * (k - 1) + 1 - 2 * p - length]
+    x = torch.constant_pad_nd(x, widths, -math.inf)
+    return aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation)[0]
 
 
 @spelling(aten.max_pool3d.default)
@@ -56,21 +76,23 @@ def _avg_pool1d(
 def _adaptive_avg_pool(x: Tensor, size: Sequence[int]) -> Tensor:
     """A mean, a pool with a fixed kernel, or, where windows differ in size, averaging matrices.
 
-    Window ``i`` of ``n`` covers ``[floor(i * L / n), ceil((i + 1) * L / n))`` of an axis of length ``L``.
+    Window ``i`` of ``n`` covers ``[floor(i * L / n), ceil((i + 1) * L / n))`` of an axis of length ``L``; where ``L``
+    varies, so do the windows.
     """
     axes = len(size)
     lengths = list(x.shape[-axes:])
     if all(count == 1 for count in size):
         return x.mean(list(range(-axes, 0)), keepdim=True)
-    if lengths == list(size):
+    fixed = all(isinstance(length, int) for length in lengths)
+    if fixed and lengths == list(size):
         return x
-    if all(length % count == 0 for length, count in zip(lengths, size, strict=True)):
+    if fixed and all(length % count == 0 for length, count in zip(lengths, size, strict=True)):
         window = [length // count for length, count in zip(lengths, size, strict=True)]
         if axes == 1:
             return _avg_pool1d(x, window, window)
         return (aten.avg_pool2d if axes == 2 else aten.avg_pool3d)(x, window, window)
     for axis, length, count in zip(range(-axes, 0), lengths, size, strict=True):
-        if length != count:
+        if not isinstance(length, int) or length != count:
             x = along(x, axis, _averaging_matrix(x, length, count))
     return x
 
@@ -86,8 +108,6 @@ def along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
 
 def _averaging_matrix(x: Tensor, length: int, count: int) -> Tensor:
     """Return ``[count, length]``: row ``i`` holds the weights of window ``i`` of an adaptive average pool."""
-    if not (isinstance(length, int) and isinstance(count, int)):
-        raise UnsupportedOp("adaptive_avg_pool2d to a size that does not divide the image's needs a fixed image size")
     position = torch.arange(length, device=x.device)[None, :]
     window = torch.arange(count, device=x.device)[:, None]
     inside = (position * count < (window + 1) * length) & ((position + 1) * count > window * length)
@@ -103,6 +123,8 @@ def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     place that has it. Of the indices, those of uneven windows count in what is pooled.
     """
     axes = len(size)
+    if not all(isinstance(length, int) for length in x.shape[-axes:]):
+        raise UnsupportedOp("adaptive_max_pool needs a fixed image size: its windows vary with it")
     kernel = []
     for axis, length, count in zip(range(-axes, 0), x.shape[-axes:], size, strict=True):
         if length % count:

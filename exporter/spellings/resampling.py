@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.rules.table import known
 from exporter.spellings.pooling import along
 from exporter.spellings.table import aten, spelling
 
@@ -18,9 +19,8 @@ def _nearest(exact: bool) -> Callable[..., Tensor]:
         """Copies, where each value has equally many; else a matrix of zeros and ones for each axis."""
         offset = 0.5 if exact else 0.0
         for axis, length, count, scale in _axes(x, size, scales):
-            taken = np.floor((np.arange(count, dtype=np.float32) + np.float32(offset)) * np.float32(scale))
-            copies = count // length
-            if copies * length == count and np.array_equal(taken, np.arange(count) // copies):
+            copies = _copies(length, count, scale, offset)
+            if copies:
                 x = x.unsqueeze(axis)
                 shape = [-1] * x.ndim
                 shape[axis] = copies
@@ -33,6 +33,17 @@ def _nearest(exact: bool) -> Callable[..., Tensor]:
         return x
 
     return resample
+
+
+def _copies(length: int, count: int, scale: float, offset: float) -> int | None:
+    """Return how many copies of each value a resampling makes, or None where it is not the same for each."""
+    if not isinstance(length, int):
+        copies = 0 if isinstance(scale, torch.SymFloat) else round(1 / scale)
+        return copies if copies and copies * scale == 1 and known(count - copies * length) == 0 else None
+    taken = np.floor((np.arange(count, dtype=np.float32) + np.float32(offset)) * np.float32(scale))
+    copies = count // length
+    even = copies * length == count and np.array_equal(taken, np.arange(count) // copies)
+    return copies if even else None
 
 
 spelling(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec)(_nearest(False))
@@ -82,12 +93,19 @@ def _axes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None)
     """Return, for every axis to resample, the axis, its length, the new one, and input steps per output step."""
     axes = x.ndim - 2
     lengths = x.shape[2:]
-    if not all(isinstance(length, int) for length in (*lengths, *(size or ()))):
-        raise UnsupportedOp("resampling needs a fixed image size")
-    counts = [int(n * s) for n, s in zip(lengths, scales or (), strict=True)] if size is None else list(size)
+    counts = [_scaled(n, s) for n, s in zip(lengths, scales or (), strict=True)] if size is None else list(size)
     steps = [1 / s for s in scales] if scales else [n / m for n, m in zip(lengths, counts, strict=True)]
     every = zip(range(-axes, 0), lengths, counts, steps, strict=True)
-    return [axis for axis in every if axis[1] != axis[2] or axis[3] != 1]
+    return [axis for axis in every if known(axis[1] - axis[2]) != 0 or axis[3] != 1]
+
+
+def _scaled(length: int, scale: float) -> int:
+    """Return ``floor(length * scale)``; of a varying length for a whole number only."""
+    if isinstance(length, int):
+        return int(length * scale)
+    if scale != int(scale):
+        raise UnsupportedOp(f"resampling by {scale} needs a fixed image size; give the new size, or a whole number")
+    return length * int(scale)
 
 
 def _positions(x: Tensor, length: int, count: int, scale: float, align_corners: bool) -> Tensor:

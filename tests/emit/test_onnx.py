@@ -192,12 +192,6 @@ def test_emit_writes_the_same_model(program: Program, model: onnx.ModelProto, tm
     assert onnx.load(tmp_path / "model.onnx") == model
 
 
-def test_the_batch_dimension_can_be_renamed(program: Program) -> None:
-    renamed = translate(program, OUTPUTS, 18, batch="N")
-    assert_valid(renamed)
-    assert dims(renamed.graph.output[1]) == ["N", *IMAGE]
-
-
 @pytest.mark.parametrize("target", [-3, -2, 4, 5, 2**62])
 def test_a_target_outside_the_classes_is_an_error(model: onnx.ModelProto, target: int) -> None:
     with pytest.raises(Exception, match=r"[Oo]ut of|indices element out of data bounds|[Ii]nvalid"):

@@ -32,7 +32,7 @@ __all__ = [
 MIN_OPSET, MAX_OPSET = 17, 23
 
 
-def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, batch: str = "batch") -> None:
+def emit(program: Program, path: Path, outputs: Sequence[str], opset: int) -> None:
     """Write a program as an ONNX file.
 
     Args:
@@ -40,17 +40,16 @@ def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, batch
         path: The file.
         outputs: Names of the program's outputs.
         opset: Version of the default operator set, 17 to 23.
-        batch: Name of the dynamic dimension.
 
     Raises:
         UnsupportedOp: An operator has no translation.
     """
-    onnx.save_model(translate(program, outputs, opset, batch), str(path))
+    onnx.save_model(translate(program, outputs, opset), str(path))
 
 
-def translate(program: Program, outputs: Sequence[str], opset: int, batch: str = "batch") -> onnx.ModelProto:
+def translate(program: Program, outputs: Sequence[str], opset: int) -> onnx.ModelProto:
     """Return a program as an ONNX model; see :func:`emit`."""
-    emitter = Emitter(program, opset, batch)
+    emitter = Emitter(program, opset)
     for node in program.graph.nodes:
         if node.op == "call_function":
             emitter.translate(node)

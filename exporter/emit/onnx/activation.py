@@ -28,7 +28,7 @@ def _leaky_relu(e: Emitter, x: Value, slope: float = 0.01) -> str:
 
 @translates(aten.clamp.default, aten.clamp_min.default)
 def _clamp(e: Emitter, x: Value, min: float | None = None, max: float | None = None) -> str:
-    bounds = [None if bound is None else e.constant(bound, x.dtype) for bound in (min, max)]
+    bounds = [None if bound is None else e.as_value(bound, x.dtype) for bound in (min, max)]
     return e.op("Clip", x, *bounds)
 
 

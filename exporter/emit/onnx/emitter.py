@@ -1,7 +1,7 @@
 """The emitter: collects ONNX nodes while it walks a program, and knows names, constants and shapes.
 
-Shapes come from the fake values that the trace left on every node, so reshapes need no arithmetic in the
-graph: the batch, the one dynamic size, is ``-1`` in a Reshape and is read off the image elsewhere.
+Shapes come from the fake values that the trace left on every node. A size that varies is a formula of the inputs'
+sizes: one of them is ``-1`` in a Reshape, and elsewhere the formula is computed in the graph from the inputs' shapes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from exporter.errors import UnsupportedOp
 from exporter.program import Program, place_of, scope_of
+from exporter.signature import SIZES
 
 aten = torch.ops.aten
 
@@ -33,6 +34,7 @@ DTYPES = {
     torch.float64: TensorProto.DOUBLE,
     torch.int32: TensorProto.INT32,
     torch.int64: TensorProto.INT64,
+    torch.uint8: TensorProto.UINT8,
     torch.bool: TensorProto.BOOL,
 }
 INT64_MAX, INT64_MIN = 2**63 - 1, -(2**63)
@@ -79,10 +81,9 @@ def translates(*ops: Any) -> Callable[[Translation], Translation]:
 class Emitter:
     """Collects ONNX nodes while the program is walked."""
 
-    def __init__(self, program: Program, opset: int, batch: str) -> None:
-        """Start on a program; ``batch`` names the dynamic dimension."""
+    def __init__(self, program: Program, opset: int) -> None:
+        """Start on a program."""
         self.opset = opset
-        self._batch = batch
         self._program = program
         self._names = program.names()
         self._values: dict[fx.Node, Any] = {}
@@ -94,7 +95,15 @@ class Emitter:
         self.node: fx.Node
         for node, name in self._names.items():
             self._values[node] = Value(name, node.meta["val"])
-        self._batch_size = str(program.placeholders[0].meta["val"].shape[0])
+        self._dimensions: dict[str, str] = {}  # what a size is as a formula -> its name
+        self._symbols: dict[Any, tuple[str, int]] = {}  # symbol -> the input and axis that have it
+        self._sizes: dict[Any, str] = {}  # formula -> the value that holds it
+        self._needed = _needed(program)
+        for node in self._inputs():
+            for axis, size in enumerate(node.meta["val"].shape):
+                if not isinstance(size, int):
+                    self._dimensions[str(size)] = SIZES[axis]
+                    self._symbols.setdefault(size.node.expr, (self._names[node], axis))
 
     # -- for translations ---------------------------------------------------------------------------------
 
@@ -125,13 +134,23 @@ class Emitter:
             self._initializers.append(numpy_helper.from_array(array, name))
         return self._constants[key]
 
-    def as_value(self, x: Value | float | bool | torch.SymInt, dtype: torch.dtype) -> Value | str:
+    def as_value(self, x: Value | float | bool | torch.SymInt | torch.SymFloat, dtype: torch.dtype) -> Value | str:
         """Return an operand in the given dtype, a number as a constant, a dynamic size as a scalar."""
         if isinstance(x, torch.SymInt):
-            return self.cast(self.reshape(self._size(x), []), dtype)
+            return self.cast(self.reshape(self._formula(x.node.expr), []), dtype)
+        if isinstance(x, torch.SymFloat):
+            return self.ratio(x.node.expr, dtype)
         if not isinstance(x, Value):
             return self.constant(x, dtype)
         return x if x.dtype == dtype else self.cast(x, dtype)
+
+    def ratio(self, formula: Any, dtype: torch.dtype) -> str:
+        """Return a scalar that holds a formula of sizes that is no whole number: a quotient of two that are."""
+        if type(formula).__name__ not in ("IntTrueDiv", "FloatTrueDiv"):
+            raise UnsupportedOp(f"ONNX has no formula for the varying number {formula}")
+        parts = [self._formula(part.args[0] if type(part).__name__ == "ToFloat" else part) for part in formula.args]
+        name: str = self.op("Div", *(self.cast(self.reshape(part, []), dtype) for part in parts))
+        return name
 
     def cast(self, x: Value | str, dtype: torch.dtype) -> str:
         """Append a Cast."""
@@ -149,21 +168,55 @@ class Emitter:
         return name
 
     def shape(self, sizes: Sequence[Any]) -> str:
-        """Return the name of an int64 vector with these sizes; the batch is read off the first input."""
+        """Return the name of an int64 vector with these sizes; those that vary are computed in the graph."""
         if all(isinstance(size, int) for size in sizes):
             return self.constant(list(sizes))
-        parts = [self.constant([size]) if isinstance(size, int) else self._size(size) for size in sizes]
+        parts = [self.constant([size]) if isinstance(size, int) else self._formula(size.node.expr) for size in sizes]
         name: str = self.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
         return name
 
-    def _size(self, size: Any) -> str:
-        name: str = self.op("Shape", self._program.inputs[0], start=0, end=1)
-        if str(size) == self._batch_size:
-            return name
-        times = size.node.expr / self._program.placeholders[0].meta["val"].shape[0].node.expr
-        if not times.is_Integer:
-            raise UnsupportedOp(f"{self.node.target} needs the dynamic size {size} ({place_of(self.node)})")
-        name = self.op("Mul", name, self.constant([int(times)]))
+    def _formula(self, formula: Any) -> str:
+        """Return the name of a vector ``[1]`` that holds a formula of the inputs' sizes."""
+        if formula in self._sizes:
+            return self._sizes[formula]
+        if formula.is_Integer:
+            return self.constant([int(formula)])
+        if formula in self._symbols:
+            given, axis = self._symbols[formula]
+            name: str = self.op("Shape", given, start=axis, end=axis + 1)
+        elif formula.is_Mul or formula.is_Add:
+            name = self._sum_or_product(formula)
+        elif type(formula).__name__ in ("FloorDiv", "CleanDiv"):
+            name = self._floor_divide(*(self._formula(part) for part in formula.args))
+        elif type(formula).__name__ in ("Mod", "PythonMod"):
+            name = self.op("Mod", *(self._formula(part) for part in formula.args))
+        elif type(formula).__name__ in ("Max", "Min"):
+            name = self.op(type(formula).__name__, *(self._formula(part) for part in formula.args))
+        elif formula.is_Pow and formula.exp.is_Integer and formula.exp > 0:
+            name = self.op("Mul", *[self._formula(formula.base)] * 2)
+            for _ in range(int(formula.exp) - 2):
+                name = self.op("Mul", name, self._formula(formula.base))
+        else:
+            raise UnsupportedOp(f"ONNX has no formula for the varying size {formula}")
+        self._sizes[formula] = name
+        return name
+
+    def _sum_or_product(self, formula: Any) -> str:
+        """Append a sum or a product; a factor like 1/2 divides what comes of the others, evenly by construction."""
+        whole = [part for part in formula.args if not part.is_Rational or part.is_Integer]
+        kind = "Mul" if formula.is_Mul else "Add"
+        name = self._formula(whole[0])
+        for part in whole[1:]:
+            name = self.op(kind, name, self._formula(part))
+        for part in formula.args:
+            if part not in whole:
+                name = self.op("Mul", name, self.constant([part.p])) if part.p != 1 else name
+                name = self.op("Div", name, self.constant([part.q]))
+        return name
+
+    def _floor_divide(self, a: str, b: str) -> str:
+        """Append ``floor(a / b)`` for a positive ``b``; ONNX's Div of whole numbers cuts towards zero."""
+        name: str = self.op("Div", self.op("Sub", a, self.op("Mod", a, b)), b)
         return name
 
     def reduce(self, kind: str, x: Value | str, axes: Sequence[int], keepdim: bool) -> str:
@@ -183,6 +236,8 @@ class Emitter:
             return unpadded
         arguments: Any = node.args
         source, widths, *value = arguments
+        if not all(isinstance(width, int) for width in widths):
+            return unpadded
         if any(value) or min(widths) < 0 or len(widths) > 2 * axes:
             return unpadded
         widths = [*widths, *[0] * (2 * axes - len(widths))]
@@ -193,8 +248,8 @@ class Emitter:
     def translate(self, node: fx.Node) -> None:
         """Append the ONNX nodes of one operator."""
         self.node = node
-        if isinstance(node.meta["val"], (int, torch.SymInt)):
-            return  # a size: translations read sizes from the fake values
+        if node not in self._needed:
+            return
         if node.target is operator.getitem:
             source, index = node.args
             assert isinstance(source, fx.Node)
@@ -207,7 +262,10 @@ class Emitter:
                 'exporter/emit/onnx; see CONTRIBUTING.md, "Adding an operator".'
             )
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: self._values.get(a, a.meta["val"]))
-        result = translation(self, *args, **kwargs)
+        try:
+            result = translation(self, *args, **kwargs)
+        except UnsupportedOp as error:
+            raise UnsupportedOp(f"{node.target}: {error} ({place_of(node)})") from error
         self._values[node] = result if isinstance(result, list) else Value(result, node.meta["val"])
         if not isinstance(result, list):
             self._fakes[result] = node.meta["val"]
@@ -215,7 +273,7 @@ class Emitter:
     def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         """Return the finished model."""
         self._drop_dead()
-        names = self._readable_names()
+        names = self._readable_names(outputs)
         finals = []
         for node, name in zip(self._program.outputs, outputs, strict=True):
             value = self._values[node]
@@ -270,13 +328,13 @@ class Emitter:
         return helper.make_tensor_value_info(name, DTYPES[fake.dtype], sizes)
 
     def _dimension(self, size: torch.SymInt) -> str | None:
-        return self._batch if str(size) == self._batch_size else None
+        return self._dimensions.get(str(size))
 
-    def _readable_names(self) -> dict[str, str]:
+    def _readable_names(self, outputs: Sequence[str]) -> dict[str, str]:
         """Name nodes after their scope, ``layer1.0.conv1`` or ``layer1.0.relu.vjp/Mul``; values likewise."""
         renamed: dict[str, str] = {}
         alone = Counter(self._scopes)
-        taken = {*self._program.inputs, *self._program.tensors, "logits", "attribution"}
+        taken = {*self._program.inputs, *self._program.tensors, *outputs}
         for node, name in zip(self._nodes, self._scopes, strict=True):
             base = name if alone[name] == 1 else f"{name}/{node.op_type}"
             candidates = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
@@ -286,6 +344,18 @@ class Emitter:
             for index, output in enumerate(node.output):
                 renamed[output] = f"{unique}:{index}" if index else unique
         return renamed
+
+
+def _needed(program: Program) -> set[fx.Node]:
+    """Return the nodes whose values the outputs need; sizes are not among them, those come from the fake values."""
+    needed: set[fx.Node] = set()
+    waiting = list(program.outputs)
+    while waiting:
+        node = waiting.pop()
+        if node not in needed and not isinstance(node.meta["val"], (int, float, torch.SymInt, torch.SymFloat)):
+            needed.add(node)
+            waiting += node.all_input_nodes
+    return needed
 
 
 def numpy_dtype(dtype: torch.dtype) -> Any:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 
 from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
+from exporter.errors import UnsupportedOp
 from exporter.rules.linear import per_axis
 
 aten = torch.ops.aten
 
 
 def _end_padding(
+    ceil_mode: bool,
     size: Sequence[int],
     out: Sequence[int],
     kernel: Sequence[int],
@@ -22,6 +24,10 @@ def _end_padding(
     dilation: Sequence[int],
 ) -> list[int]:
     """Return what ceil mode adds after the image: ONNX's own ceil mode rounds edge windows differently."""
+    if not ceil_mode:
+        return [0] * len(size)
+    if not all(isinstance(length, int) for length in (*size, *out)):
+        raise UnsupportedOp("a pool in ceil mode needs a fixed image size in ONNX")
     return [
         max(0, (n - 1) * s + d * (k - 1) + 1 - (length + 2 * p))
         for length, n, k, s, p, d in zip(size, out, kernel, stride, padding, dilation, strict=True)
@@ -41,7 +47,7 @@ def _max_pool(axes: int) -> Translation:
         kernel, padding, dilation = (per_axis(v, axes) for v in (kernel, padding, dilation))
         stride = per_axis(stride, axes) if len(stride) else kernel
         fake, size = e.node.meta["val"][0], x.shape[-axes:]
-        extra = _end_padding(size, fake.shape[-axes:], kernel, stride, padding, dilation)
+        extra = _end_padding(ceil_mode, size, fake.shape[-axes:], kernel, stride, padding, dilation)
         wants_indices = any(user.args[1] == 1 for user in e.node.users)
         found = e.op(
             "MaxPool",
@@ -55,7 +61,7 @@ def _max_pool(axes: int) -> Translation:
         if not wants_indices:
             return [found]
         # ONNX counts from the start of the tensor, PyTorch from the start of the channel.
-        return [found[0], e.op("Mod", found[1], e.constant(math.prod(size)))]
+        return [found[0], e.op("Mod", found[1], e.as_value(math.prod(size), torch.int64))]
 
     return translation
 
@@ -77,7 +83,7 @@ def _avg_pool(axes: int) -> Translation:
     ) -> str:
         kernel, padding = per_axis(kernel, axes), per_axis(padding, axes)
         stride = per_axis(stride, axes) if len(stride) else kernel
-        extra = _end_padding(x.shape[-axes:], e.fake.shape[-axes:], kernel, stride, padding, [1] * axes)
+        extra = _end_padding(ceil_mode, x.shape[-axes:], e.fake.shape[-axes:], kernel, stride, padding, [1] * axes)
         source: Value | str = x
         if any(padding) and (count_include_pad or divisor is not None):
             # Padding counts, what ceil mode adds does not.

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
-from exporter.errors import UnsupportedOp
-from exporter.program import place_of
 
 aten = torch.ops.aten
 
@@ -56,11 +54,9 @@ def _vector_norm(e: Emitter, x: Value, ord: float, dim: Sequence[int], keepdim: 
 def _var(e: Emitter, x: Value, dim: Sequence[int], correction: float = 1, keepdim: bool = False) -> str:
     axes = sorted(axis % x.ndim for axis in dim)
     count = math.prod(x.shape[axis] for axis in axes)
-    if not isinstance(count, int):
-        raise UnsupportedOp(f"{e.node.target} over the batch has no ONNX translation ({place_of(e.node)})")
     centred = e.op("Sub", x, e.reduce("ReduceMean", x, axes, keepdim=True))
     total = e.reduce("ReduceSum", e.op("Mul", centred, centred), axes, keepdim)
-    return e.op("Div", total, e.constant(count - correction, x.dtype))
+    return e.op("Div", total, e.as_value(count - correction, x.dtype))
 
 
 @translates(aten.std.correction)

@@ -66,7 +66,7 @@ def _stack(e: Emitter, tensors: Sequence[Value], dim: int = 0) -> str:
 @translates(aten.slice.Tensor)
 def _slice(e: Emitter, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> str:
     bounds = [0 if start is None else start, INT64_MAX if end is None else end, dim, step]
-    return e.op("Slice", x, *(e.constant([bound]) for bound in bounds))
+    return e.op("Slice", x, *(e.shape([bound]) for bound in bounds))
 
 
 @translates(aten.select.int)
@@ -99,7 +99,7 @@ translates(aten.triu.default)(_triangle(True))
 def _roll(e: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> str:
     rolled: Value | str = x
     for shift, dim in zip(shifts, dims, strict=True):
-        start, axis = e.constant([-shift % x.shape[dim]]), e.constant([dim])
+        start, axis = e.constant([-shift]), e.constant([dim])  # a negative one counts from the end
         parts = (start, e.constant([INT64_MAX])), (e.constant([0]), start)
         rolled = e.op("Concat", *(e.op("Slice", rolled, *bounds, axis) for bounds in parts), axis=dim)
     assert isinstance(rolled, str)
@@ -115,7 +115,7 @@ def _repeat(e: Emitter, x: Value, repeats: Sequence[Any]) -> str:
 
 @translates(aten.split_with_sizes.default)
 def _split_with_sizes(e: Emitter, x: Value, sizes: Sequence[int], dim: int = 0) -> list[str]:
-    found = e.op("Split", x, e.constant(list(sizes)), outputs=len(sizes), axis=dim)
+    found = e.op("Split", x, e.shape(list(sizes)), outputs=len(sizes), axis=dim)
     return [found] if len(sizes) == 1 else found
 
 
@@ -136,6 +136,8 @@ def _pad(e: Emitter, x: Value, pad: Sequence[int], value: float = 0) -> str:
     axes = len(pad) // 2
     before = [0] * (x.ndim - axes) + list(pad[::2])[::-1]
     after = [0] * (x.ndim - axes) + list(pad[1::2])[::-1]
+    if not all(isinstance(width, int) for width in (*before, *after)):
+        return e.op("Pad", x, e.shape([*before, *after]), None if value == 0 else e.constant(value, x.dtype))
     source: Value | str = x
     cropped = [axis for axis in range(x.ndim) if before[axis] < 0 or after[axis] < 0]
     if cropped:
@@ -190,7 +192,10 @@ translates(aten.full.default)(lambda e, size, value, **k: _filled(e, value))
 
 
 @translates(aten.arange.default, aten.arange.start, aten.arange.start_step)
-def _arange(e: Emitter, *bounds: float, **kwargs: Any) -> str:
+def _arange(e: Emitter, *bounds: Any, **kwargs: Any) -> str:
+    if any(isinstance(bound, torch.SymInt) for bound in bounds):
+        start, end, step = (*bounds, 1) if len(bounds) == 2 else bounds if len(bounds) == 3 else (0, *bounds, 1)
+        return e.op("Range", *(e.as_value(bound, e.fake.dtype) for bound in (start, end, step)))
     return e.constant(torch.arange(*bounds, dtype=e.fake.dtype).numpy(), e.fake.dtype)
 
 

@@ -1,0 +1,206 @@
+"""Re-check a finished artifact: every byte, then what it computes, against its certificate and live autograd."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from exporter.artifact import Artifact
+from exporter.dynamic import Dimension
+from exporter.errors import ArtifactError, VerificationFailed
+from exporter.network import Network, draw
+from exporter.parity import AGREEING, SLACK, TOLERANCE, Values, relative_l2
+from exporter.pipeline import of_dtype
+from exporter.proof import BATCHES, Certificate, as_values, digest, prove
+from exporter.runtime import RUNTIMES, open_session
+from exporter.signature import Input, Signature
+from exporter.sources import weights_sha256
+
+FLIPPED = 0.1
+"""How far one flipped mask may move a sample, in relative L2: the most that was seen is 3 %, in a VGG."""
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What a re-check without the network found.
+
+    Attributes:
+        samples: How many inputs were tried: the certificate's own.
+        runtimes: Runtime -> how far its outputs are from the certificate's digests, at least: the largest relative
+            distance over samples and outputs.
+        between: Largest relative L2 difference of the two runtimes' attributions, or None where there is one only.
+    """
+
+    samples: int
+    runtimes: dict[str, float]
+    between: float | None
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    seed: int | None = None,
+    batches: Sequence[int] = BATCHES,
+) -> Certificate:
+    """Prove once more that an artifact computes what live autograd computes.
+
+    Args:
+        folder: The artifact.
+        model: The network that it was made from.
+        seed: Of the inputs and targets; default: the artifact's own.
+        batches: Batch sizes, each through the same loaded file.
+
+    Raises:
+        ArtifactError: The folder is no artifact.
+        VerificationFailed: A byte has changed since the artifact was written, the network is another one, some value
+            is out of bounds, or a bad target was accepted; the message lists each.
+    """
+    artifact = _intact(folder)
+    manifest = artifact.manifest
+    signature = Signature.of_manifest(manifest)
+    network = Network(of_dtype(model, signature.dtype), signature)
+    if weights_sha256(network.model) != manifest["model"]["weights_sha256"]:
+        raise VerificationFailed(f"{artifact.folder} was made from other weights than the {_named(model)} given")
+    return prove(
+        {format: artifact.file(format) for format in manifest["files"]},
+        network,
+        manifest["method"]["name"],
+        dimensions=[Dimension(**dimension) for dimension in manifest["dynamic"]],
+        seed=manifest["seed"] if seed is None else seed,
+        batches=batches,
+    )
+
+
+def recheck(folder: str | os.PathLike[str]) -> Recheck:
+    """Check an artifact without the network: its bytes, its runtimes against the recorded digests and each other.
+
+    Args:
+        folder: The artifact.
+
+    Raises:
+        ArtifactError: The folder is no artifact.
+        VerificationFailed: A byte has changed, a runtime does not load its file, or answers otherwise than it did.
+    """
+    artifact = _intact(folder)
+    parity = artifact.manifest["parity"]
+    signature = Signature.of_manifest(artifact.manifest)
+    recorded = {entry["runtime"]: entry for entry in parity["runtimes"] if entry["dtype"] == signature.dtype}
+    answers: dict[str, list[Values]] = {}
+    for runtime, format in RUNTIMES.items():
+        if format in artifact.manifest["files"]:
+            answers[runtime] = list(_answers(artifact.file(format), runtime, signature, parity))
+    failures = []
+    distances = {}
+    bounds = {runtime: _bounds(recorded[runtime], signature.dtype) for runtime in answers}
+    for runtime, values in answers.items():
+        far = _from_digests(values, parity["digests"])
+        failures += _judge(f"{runtime} and the certificate's digests", far, bounds[runtime], signature.dtype)
+        distances[runtime] = max(far)
+    between = None
+    if len(answers) > 1:
+        apart = _between(*answers.values())
+        allowed = [sum(pair) for pair in zip(*bounds.values(), strict=True)]
+        failures += _judge(" and ".join(answers), apart, allowed, signature.dtype)
+        between = max(apart)
+    if failures:
+        raise VerificationFailed(f"{artifact.folder} is not what its certificate says\n  " + "\n  ".join(failures))
+    return Recheck(len(parity["targets"]), distances, between)
+
+
+def _bounds(recorded: Mapping[str, Any], dtype: str) -> list[float]:
+    """Return how far each sample of a runtime may be from live autograd.
+
+    On another processor another sample may have a mask flipped, but only where the certificate counts comparisons
+    that rounding can decide.
+    """
+    return [
+        max(TOLERANCE[dtype], SLACK * moves, FLIPPED if undecided else 0.0)
+        for moves, undecided in zip(recorded["sensitivity"], recorded["undecided"], strict=True)
+    ]
+
+
+def _judge(who: str, errors: Sequence[float], bounds: Sequence[float], dtype: str) -> list[str]:
+    """Say which samples differ by more than they may, and whether too few agree outright."""
+    found = [
+        f"{who}: sample {sample} differs by {error:.2e}, more than {bound:.0e}"
+        for sample, (error, bound) in enumerate(zip(errors, bounds, strict=True))
+        if not error <= bound
+    ]
+    agreeing = float(np.mean([error <= 2 * TOLERANCE[dtype] for error in errors]))
+    if agreeing < AGREEING[dtype]:
+        found.append(f"{who}: {agreeing:.0%} of {len(errors)} samples agree, at least {AGREEING[dtype]:.0%} must")
+    return found
+
+
+def _intact(folder: str | os.PathLike[str]) -> Artifact:
+    """Open an artifact and check every byte of it."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ArtifactError(f"{path} is not an artifact: there is no such folder")
+    try:
+        artifact = Artifact.open(path)
+        artifact.check()
+    except ArtifactError as error:
+        raise VerificationFailed(str(error)) from error
+    return artifact
+
+
+def _named(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def _answers(path: Path, runtime: str, signature: Signature, parity: Mapping[str, Any]) -> Any:
+    """Run a file on the certificate's inputs, drawn again from its seed."""
+    try:
+        session = open_session(path, runtime, signature.inputs)
+    except ArtifactError as error:
+        raise VerificationFailed(str(error)) from error
+    done = 0
+    for index, case in enumerate(parity["cases"]):
+        shapes = list(case.values())
+        inputs = tuple(
+            Input(given.name, tuple(shape[1:]), given.dtype)
+            for given, shape in zip(signature.inputs, shapes, strict=True)
+        )
+        size = shapes[0][0]
+        drawn = draw(inputs, size, torch.Generator().manual_seed(parity["seed"] + index))
+        arrays = {given.name: x.numpy() for given, x in zip(inputs, drawn, strict=True)}
+        target = np.asarray(parity["targets"][done : done + size], np.int64)
+        done += size
+        image = arrays if len(arrays) > 1 else next(iter(arrays.values()))
+        yield as_values(session(image, target), signature.attributions)
+
+
+def _from_digests(values: Sequence[Values], recorded: Sequence[Mapping[str, Sequence[float]]]) -> list[float]:
+    """Return, per sample, the largest relative distance that a digest shows."""
+    found = []
+    rows = [(batch, sample) for batch in values for sample in range(len(batch.logits))]
+    for (batch, sample), digests in zip(rows, recorded, strict=True):
+        outputs = {"logits": batch.logits, **batch.attributions}
+        found.append(max(_apart(digest(outputs[name][sample]), known) for name, known in digests.items()))
+    return found
+
+
+def _apart(found: Sequence[float], known: Sequence[float]) -> float:
+    difference = max(abs(a - b) for a, b in zip(found, known, strict=True))
+    return difference / known[0] if known[0] else (0.0 if difference == 0 else float("inf"))
+
+
+def _between(one: Sequence[Values], other: Sequence[Values]) -> list[float]:
+    """Return, per sample, the largest relative L2 difference of two runtimes' outputs."""
+    found = []
+    for a, b in zip(one, other, strict=True):
+        for sample in range(len(a.logits)):
+            pairs = (
+                (a.attributions[name][None, sample], b.attributions[name][None, sample]) for name in a.attributions
+            )
+            found.append(max(relative_l2(*pair)[0] for pair in pairs))
+    return found

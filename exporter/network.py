@@ -1,0 +1,129 @@
+"""A user's model as a function of tensors: called as its signature says, answering with logits ``[N, K]`` alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import UnsupportedModel
+from exporter.signature import BATCH, IMAGE, Input, Signature
+
+SUMMED = "sum over height and width"
+"""How a segmentation network's scores ``[N, K, H, W]`` become logits ``[N, K]``."""
+
+
+class Network(nn.Module):
+    """A model, and how it is called: ``network(*inputs) -> logits [N, K]``.
+
+    Everything after this, the capture as well as the judge, sees this function and nothing else of the model.
+
+    Attributes:
+        model: The user's own, untouched.
+        signature: How it is called.
+    """
+
+    def __init__(self, model: nn.Module, signature: Signature) -> None:
+        """Wrap a model; it keeps its mode and its tensors."""
+        super().__init__()
+        self.model = model
+        self.signature = signature
+        self.training = model.training
+        names = [given.name for given in signature.inputs]
+        self._keywords = names if set(names) <= _parameters(model) else None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Call the model and take the logits out of what it returns.
+
+        Inputs go by name where the model's ``forward`` has parameters of these names, else by position.
+
+        Raises:
+            UnsupportedModel: The model returns no logits ``[N, K]`` where the signature looks for them.
+        """
+        scores = self.scores(*inputs)
+        return scores.sum((2, 3)) if scores.ndim == 4 else scores
+
+    def scores(self, *inputs: Tensor) -> Tensor:
+        """Return what the model answers with where the signature looks: ``[N, K]``, or ``[N, K, H, W]``."""
+        if self._keywords is None:
+            return self._pick(self.model(*inputs))
+        return self._pick(self.model(**dict(zip(self._keywords, inputs, strict=True))))
+
+    def reduction(self) -> str | None:
+        """Say how the scores become logits, or None where they are logits already; runs the model on one sample."""
+        inputs = draw(self.signature.inputs, 1, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return SUMMED if self.scores(*inputs).ndim == 4 else None
+
+    def _pick(self, output: Any) -> Tensor:
+        name, key = type(self.model).__name__, self.signature.output_key
+        found = output
+        for part in key.split(".") if key else ():
+            found = _item(found, part)
+            if found is None:
+                raise UnsupportedModel(f"{name} returns nothing at --output-key {key!r}; {_offer(output)}")
+        if not isinstance(found, Tensor):
+            hint = _offer(found) if _choices(found) else "Wrap it in a module that returns the logits alone."
+            raise UnsupportedModel(f"{name} returns {type(found).__name__}, not a tensor of logits [N, K]. {hint}")
+        return found
+
+
+def as_network(
+    model: nn.Module,
+    example: Tensor | Mapping[str, Tensor],
+    output_key: str | None = None,
+    dynamic: Sequence[str] = (BATCH,),
+) -> Network:
+    """Wrap a model with the signature that example inputs, batches ``[N, ...]``, show."""
+    named = example if isinstance(example, Mapping) else {IMAGE: example}
+    inputs = tuple(
+        Input(name, tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")) for name, tensor in named.items()
+    )
+    return Network(model, Signature(inputs, output_key, tuple(dynamic)))
+
+
+def draw(inputs: Sequence[Input], count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Draw a batch for each input: standard normal, or, of whole numbers and booleans, zeros and ones."""
+    return tuple(
+        torch.randn(count, *given.shape, generator=generator).to(getattr(torch, given.dtype))
+        if given.attributed
+        else torch.randint(2, (count, *given.shape), generator=generator).to(getattr(torch, given.dtype))
+        for given in inputs
+    )
+
+
+def _parameters(model: nn.Module) -> set[str]:
+    """Return the names that a model's ``forward`` takes as keywords."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # written in another language
+        return set()
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _item(output: Any, key: str) -> Any:
+    """Return an entry of a mapping, a sequence or an object with attributes; None if there is none."""
+    if isinstance(output, Mapping):
+        return output.get(key)
+    if isinstance(output, (tuple, list)) and key.removeprefix("-").isdigit():
+        index = int(key)
+        return output[index] if -len(output) <= index < len(output) else None
+    return None if isinstance(output, Tensor) else getattr(output, key, None)
+
+
+def _choices(output: Any) -> list[str]:
+    """Return the keys under which an output holds something."""
+    if isinstance(output, Mapping):
+        return [str(key) for key in output]
+    if isinstance(output, (tuple, list)):
+        return [str(index) for index in range(len(output))]
+    return []
+
+
+def _offer(output: Any) -> str:
+    """Say which keys there are."""
+    choices = _choices(output)
+    return f"Pick the logits with --output-key {' or '.join(choices)}." if choices else "It returns one tensor."

@@ -1,0 +1,143 @@
+"""What an artifact takes and returns: its inputs, the output that holds the logits, the sizes that may vary.
+
+Nothing here needs torch, so the command line can read its options before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.errors import UsageError
+
+IMAGE = "image"
+TARGET = "target"
+LOGITS = "logits"
+ATTRIBUTION = "attribution"
+
+BATCH = "batch"
+AXES = {BATCH: 0, "height": 2, "width": 3}
+"""Name of a size that may vary -> the axis that has it."""
+
+SIZES = {axis: name for name, axis in AXES.items()}
+"""The same the other way round."""
+
+FLOATS = ("float32", "float64", "float16")
+"""What an artifact can compute in."""
+
+WHOLE = ("int64", "int32", "uint8", "bool")
+"""What an input may be beside that; such an input has no attribution."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor that a network takes.
+
+    Attributes:
+        name: Of the artifact's input; a parameter of the network's ``forward`` of that name gets it.
+        shape: Of one sample, without the batch.
+        dtype: Of :data:`FLOATS` or :data:`WHOLE`; by a float's name all floats of the artifact are meant.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def attributed(self) -> bool:
+        """Whether the input has a gradient, and so an attribution."""
+        return self.dtype in FLOATS
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a network is called, and which of its outputs holds the logits.
+
+    Attributes:
+        inputs: In the order of the artifact's inputs.
+        output_key: Where the logits are in what the network returns: an index, a name, or a path of them, separated
+            by dots; None where it returns the logits alone.
+        dynamic: The sizes that may vary, of :data:`AXES`.
+    """
+
+    inputs: tuple[Input, ...]
+    output_key: str | None = None
+    dynamic: tuple[str, ...] = (BATCH,)
+
+    def __post_init__(self) -> None:
+        """Refuse what no artifact can have.
+
+        Raises:
+            UsageError: A name, a dtype or a varying size is not one that there is, or nothing has an attribution.
+        """
+        names = [given.name for given in self.inputs]
+        for given in self.inputs:
+            _check_name(given.name)
+            if names.count(given.name) > 1:
+                raise UsageError(f"two inputs are named {given.name!r}")
+            if given.dtype not in FLOATS + WHOLE:
+                raise UsageError(
+                    f"input {given.name!r} has dtype {given.dtype!r}; there are {', '.join(FLOATS + WHOLE)}"
+                )
+        if not any(given.attributed for given in self.inputs):
+            raise UsageError("no input is of floating point, so there is nothing to attribute to")
+        unknown = [size for size in self.dynamic if size not in AXES]
+        if unknown or BATCH not in self.dynamic:
+            raise UsageError(
+                f"unknown dynamic size {unknown[0]!r}; there are {', '.join(AXES)}"
+                if unknown
+                else "the batch is always dynamic; write --dynamic batch,height,width"
+            )
+        images = [given for given in self.inputs if len(given.shape) == 3]
+        if len(self.dynamic) > 1 and not images:
+            raise UsageError("--dynamic height and width are the last two sizes of an input [N, C, H, W]; none is one")
+
+    @property
+    def dtype(self) -> str:
+        """The floating point dtype that the artifact computes in."""
+        return next(given.dtype for given in self.inputs if given.attributed)
+
+    @property
+    def attributions(self) -> tuple[str, ...]:
+        """Names of the attributions: ``attribution``, or of several inputs ``attribution_<name>`` each."""
+        attributed = [given.name for given in self.inputs if given.attributed]
+        return name_attributions([given.name for given in self.inputs], attributed)
+
+    def dynamic_axes(self, given: Input) -> dict[int, str]:
+        """Return which axes of an input may vary, and what their sizes are called."""
+        return {AXES[size]: size for size in self.dynamic if size == BATCH or len(given.shape) == 3}
+
+    def with_dtype(self, dtype: str) -> Signature:
+        """Return the same signature with every floating point input of another dtype."""
+        inputs = tuple(Input(i.name, i.shape, dtype if i.attributed else i.dtype) for i in self.inputs)
+        return Signature(inputs, self.output_key, self.dynamic)
+
+    @classmethod
+    def of_image(cls, shape: Sequence[int], dtype: str = "float32") -> Signature:
+        """Return the ordinary signature: one input ``image [N, *shape]``, a dynamic batch, and logits alone."""
+        return cls((Input(IMAGE, tuple(shape), dtype),))
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Signature:
+        """Read a signature back from an artifact's manifest."""
+        *inputs, _ = manifest["inputs"]
+        return cls(
+            tuple(Input(i["name"], tuple(i["sample_shape"]), i["dtype"]) for i in inputs),
+            manifest["model"].get("output_key"),
+            tuple(size["name"] for size in manifest["dynamic"]),
+        )
+
+
+def name_attributions(inputs: Sequence[str], attributed: Sequence[str]) -> tuple[str, ...]:
+    """Name the attributions of inputs: one input has the ``attribution``, of several each has its own."""
+    return (ATTRIBUTION,) if len(inputs) == 1 else tuple(f"{ATTRIBUTION}_{name}" for name in attributed)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no runtime takes, or that the artifact needs itself."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise UsageError(f"an input cannot be named {name!r}; take a name as in Python, for example left")
+    if name in (TARGET, LOGITS) or name.startswith(ATTRIBUTION):
+        raise UsageError(f"an input cannot be named {name!r}: the artifact has a tensor of that name itself")

@@ -1,0 +1,105 @@
+"""One artifact for many image sizes: equal to autograd at each, in both formats, or a reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import exporter
+import models
+from exporter.network import Network
+from exporter.signature import Input, Signature
+from tests import networks
+from tests.oracle import attribute
+
+SIZES = ("batch", "height", "width")
+
+CASES = {
+    "U-Net": (networks.Unet(), 8, (4, 2, 2)),
+    "strided": (networks.Strided(), 8, (3, 1, 1)),
+    "sliced": (networks.Sliced(), 12, (6, 2, 1)),
+    "ceil mode": (networks.CeilPooled(), 8, (4, 1, 1)),
+    "segmentation": (networks.Segmenter(), 8, (3, 1, 1)),
+    "resnet": (models.resnet.resnet18(num_classes=5, width=4), 48, (33, 1, 1)),
+    "cifar_resnet": (models.entry("cifar_resnet20").factory(), 16, (5, 1, 1)),
+}
+"""Name -> network, side of the sample, and what the manifest should name: smallest side, step of height and width."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_other_sizes(name: str, tmp_path: Path) -> None:
+    model, side, (smallest, step, step_across) = CASES[name]
+    key = "out" if name == "segmentation" else None
+    model.eval()
+    artifact = exporter.export(model, (3, side, side), tmp_path / "a", dynamic=SIZES, output_key=key)
+    bounds = [(one["name"], one["min"], one["multiple_of"]) for one in artifact.manifest["dynamic"]]
+    assert bounds == [("batch", 1, 1), ("height", smallest, step), ("width", smallest, step_across)]
+    assert artifact.manifest["inputs"][0]["shape"] == ["batch", 3, "height", "width"]
+    shapes = [tuple(case["image"]) for case in artifact.manifest["parity"]["cases"]]
+    assert len({shape[2:] for shape in shapes}) >= 3, "the proof itself tries other sizes"
+
+    network = Network(model.double(), Signature((Input("image", (3, side, side)),), key))
+    exact = torch.jit.load(tmp_path / "a" / "model.pt").double()
+    runtime = exporter.load(tmp_path / "a")
+    for height, width in ((side + 5 * step, side - step_across), (side + 2 * step, 3 * side)):
+        images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height)).double()
+        target = torch.tensor([-1, 1])
+        logits, expected = attribute(network, images, target, "guided")
+        for found, wanted in zip(exact(images, target), (logits, expected), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        found = runtime(images.numpy().astype(np.float32), target.numpy())
+        assert found.attribution.shape == images.shape
+        far = np.linalg.norm(found.attribution - expected.numpy()) / np.linalg.norm(expected)
+        assert far < (5e-3 if name in ("resnet", "cifar_resnet") else 1e-5)  # in deep networks a mask may flip
+
+
+def test_a_linear_layer_after_a_flatten_says_why(tmp_path: Path) -> None:
+    line = next(
+        number
+        for number, text in enumerate(Path(networks.__file__).read_text().splitlines(), start=1)
+        if text.endswith("# the linear layer")
+    )
+    with pytest.raises(exporter.UnsupportedModel) as error:
+        exporter.export(networks.Flattened(), (3, 8, 8), tmp_path / "a", dynamic=SIZES)
+    assert "--dynamic height: the network takes a height of 8 only; at 9 it raises: mat1 and mat2" in str(error.value)
+    assert f"tests/networks.py:{line}). A linear layer after a flatten fixes the size" in str(error.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_one_size_may_vary_alone(tmp_path: Path) -> None:
+    artifact = exporter.export(networks.Strided(), (3, 8, 8), tmp_path / "a", dynamic=("batch", "width"))
+    assert artifact.manifest["inputs"][0]["shape"] == ["batch", 3, 8, "width"]
+    session = exporter.load(tmp_path / "a")
+    assert session(np.zeros((1, 3, 8, 20), np.float32)).attribution.shape == (1, 3, 8, 20)
+    for runtime in ("onnxruntime", "torchscript"):
+        with pytest.raises(Exception, match=r"(?i)invalid|expand|dimension"):
+            exporter.load(tmp_path / "a", runtime)(np.zeros((1, 3, 9, 20), np.float32))
+
+
+class Windows(nn.Module):
+    """Has as many adaptive windows as fit, of which the maximum is taken: their number and size vary."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_max_pool2d(x.relu(), (3, 3)).flatten(1)
+
+
+def test_an_operator_that_needs_a_fixed_size_says_so(tmp_path: Path) -> None:
+    with pytest.raises(exporter.UnsupportedOp, match=r"adaptive_max_pool needs a fixed image size.*test_dynamic\.py"):
+        exporter.export(Windows(), (3, 9, 9), tmp_path / "a", dynamic=SIZES)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "shape", "message"),
+    [
+        (("batch", "depth"), (3, 8, 8), "unknown dynamic size 'depth'; there are batch, height, width"),
+        (("height",), (3, 8, 8), "the batch is always dynamic"),
+        (("batch", "height"), (12,), "the last two sizes of an input"),
+    ],
+)
+def test_wrong_sizes(dynamic: tuple[str, ...], shape: tuple[int, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(exporter.UsageError, match=message):
+        exporter.export(nn.Linear(shape[-1], 3), shape, tmp_path / "a", dynamic=dynamic)
