@@ -73,8 +73,13 @@ def _probe(model: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
             f"{_name(model)} does not run on an input of shape {tuple(pair[:1].shape)} ({pair.dtype}): "
             f"{_first_line(alone)}. Check --input-shape and the weights."
         ) from alone
-    if isinstance(alone, Exception) or isinstance(together, Exception):
-        raise UnsupportedModel(_FIXED_BATCH.format(_name(model), ""))
+    if isinstance(alone, Exception):  # batch norm in training mode is one
+        raise UnsupportedModel(
+            f"{_name(model)} runs on two inputs but not on one: {_first_line(alone)}. A batch has any size: "
+            "normalise by stored statistics, as eval mode does, and use x.shape[0] or -1 in place of a number."
+        ) from alone
+    if isinstance(together, Exception):
+        raise UnsupportedModel(_FIXED_BATCH.format(_name(model), "")) from together
     if not isinstance(alone, Tensor):
         raise UnsupportedModel(
             f"{_name(model)} returns {type(alone).__name__}, not a tensor of logits [N, K]. "
