@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.errors import SaliportError, VerificationFailed
+from exporter.errors import SaliportError, UnsupportedModel, VerificationFailed
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
@@ -29,13 +30,15 @@ Examples:
     saliport export --model resnet18 --weights resnet18.pth
 
 \b
-  A trained CIFAR-10 network that ships with Saliport, plain gradient, ONNX only:
-    saliport export --model cifar_resnet20 --method gradient --format onnx
+  torchvision's ConvNeXt with the weights that it publishes, plain gradient, ONNX only:
+    saliport export --model torchvision:convnext_tiny --weights DEFAULT \\
+        --method gradient --format onnx
 
 \b
-  Your own network, 1x64x64 inputs, into a folder of your choice:
-    saliport export --model nets/cells.py:make_net --weights cells.pt \\
-        --input-shape 1,64,64 --output services/cells/model
+  Your own network of 10 classes, 1x64x64 inputs, into a folder of your choice:
+    saliport export --model nets/cells.py:make_net --weights cells.safetensors \\
+        --model-args '{"num_classes": 10}' --input-shape 1,64,64 \\
+        --output services/cells/model
 """
 
 
@@ -73,6 +76,73 @@ class Formats(click.ParamType):  # type: ignore[type-arg]
         return names
 
 
+class JsonObject(click.ParamType):  # type: ignore[type-arg]
+    """Keyword arguments, as a JSON object."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Parse ``{"num_classes": 10}``."""
+        if isinstance(value, dict):
+            return value
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON ({error}); write for example '{{\"num_classes\": 10}}'", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail(
+                f"{value!r} is not a JSON object; write names and values, for example '{{\"num_classes\": 10}}'",
+                param,
+                ctx,
+            )
+        return parsed
+
+
+def model_options(*, required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that say which network: ``spec``, ``arguments``, ``weights`` and ``seed``.
+
+    They are what :func:`exporter.sources.resolve` takes.
+
+    Args:
+        required: Whether the command needs ``--model``.
+    """
+    options = (
+        click.option(
+            "--model",
+            "spec",
+            metavar="SPEC",
+            required=required,
+            help="A zoo name, torchvision:NAME, timm:NAME, path/to/file.py:factory or package.module:factory.",
+        ),
+        click.option(
+            "--model-args",
+            "arguments",
+            type=JsonObject(),
+            help="Keyword arguments of the factory, a JSON object such as '{\"num_classes\": 10}'.",
+        ),
+        click.option(
+            "--weights",
+            metavar="WEIGHTS",
+            help="A state dict to load strictly, .safetensors or of torch.save; or weights that torchvision (DEFAULT, "
+            "IMAGENET1K_V1, ...) or timm (pretrained) fetch.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**63 - 1),
+            default=0,
+            show_default=True,
+            help="Of untrained weights and of the proof.",
+        ),
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="saliport", prog_name="saliport")
 def main() -> None:
@@ -80,16 +150,15 @@ def main() -> None:
 
 
 @main.command("export", epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", "spec", metavar="SPEC", required=True, help="A zoo name, or path/to/file.py:factory.")
+@model_options(required=True)
 @click.option(
     "--method", type=click.Choice(METHOD_NAMES), default="guided", show_default=True, help="The rule at rectifiers."
 )
-@click.option("--weights", metavar="FILE", type=click.Path(path_type=Path), help="A state dict to load strictly.")
 @click.option(
     "--input-shape",
     "sample_shape",
     type=Shape(),
-    help="One sample's shape, without the batch.  [default: the zoo entry's, else 3,224,224]",
+    help="One sample's shape, without the batch.  [default: the network's own where it is known, else 3,224,224]",
 )
 @click.option(
     "--format",
@@ -106,23 +175,17 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Exactly this folder.  [default: artifacts/NAME-METHOD]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Of untrained weights and of the proof.",
-)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export_command(
     spec: str,
+    arguments: dict[str, Any] | None,
+    weights: str | None,
+    seed: int,
     method: str,
-    weights: Path | None,
     sample_shape: tuple[int, ...] | None,
     formats: tuple[str, ...],
     opset: int,
     output: Path | None,
-    seed: int,
     debug: bool,
 ) -> None:
     """Build, prove and write the artifact of a network.
@@ -133,12 +196,12 @@ def export_command(
     Exit status: 0 proven and written; 1 verification failed, nothing written; 2 wrong use or unsupported model;
     70 an error of Saliport's own; 130 interrupted.
     """
-    with _messages(debug), _progress() as stages:
+    with _messages(debug), redirect_stdout(sys.stderr), _progress() as stages:  # what a network prints is no report
         from exporter.pipeline import export
         from exporter.sources import resolve
 
         with stages.stage("load model"):
-            source = resolve(spec, weights=weights, sample_shape=sample_shape, seed=seed)
+            source = resolve(spec, weights=weights, sample_shape=sample_shape, seed=seed, arguments=arguments)
         artifact = export(
             source.model,
             source.sample_shape,
@@ -157,7 +220,8 @@ def export_command(
 def _messages(debug: bool) -> Iterator[None]:
     """Turn errors into one message and an exit status; ``--debug`` lets them through."""
     try:
-        yield
+        with _no_exits():
+            yield
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -175,6 +239,15 @@ def _messages(debug: bool) -> Iterator[None]:
             )
         click.echo(f"saliport: {message}", err=True)
         sys.exit(status)
+
+
+@contextmanager
+def _no_exits() -> Iterator[None]:
+    """Turn a user's ``sys.exit()`` into an error: nothing was written, so not even ``sys.exit(0)`` is a success."""
+    try:
+        yield
+    except SystemExit as error:
+        raise UnsupportedModel(f"the network's code ended the process, sys.exit({error.code!r})") from error
 
 
 @contextmanager
