@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,13 @@ def check_output(folder: Path) -> None:
     Raises:
         UsageError: It is a file, holds anything but an earlier artifact, or cannot be written.
     """
+    try:
+        _check_output(folder)
+    except OSError as error:  # a name that is too long, a folder that must not be looked into
+        raise UsageError(f"--output {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _check_output(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--output {folder} is not a folder; name a new folder or one that holds an earlier artifact")
     parent = _existing(folder)
@@ -198,27 +205,41 @@ def replacing(folder: Path) -> Iterator[Path]:
     target = Path(os.path.abspath(folder))
     prefix = f".{target.name}."
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pattern = re.compile(re.escape(prefix) + r"[a-z0-9_]{8}(\.old)?\.aside")
-        for left in [entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name)]:
-            with _locked(left) as free:
-                if free:
-                    _remove_own(left)
-        aside = Path(tempfile.mkdtemp(prefix=prefix, suffix=".aside", dir=target.parent))
-        with _locked(aside):
-            try:
-                yield aside
-                aside.chmod(0o777 & ~_umask())
-                if target.exists():
-                    check_output(folder)
-                    _exchange(aside, target)
-                else:
-                    aside.rename(target)
-            finally:
-                if aside.exists():
-                    _remove_own(aside)
+        with _parents_of(target):
+            pattern = re.compile(re.escape(prefix) + r"[a-z0-9_]{8}(\.old)?\.aside")
+            for left in [entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name)]:
+                with _locked(left) as free:
+                    if free:
+                        _remove_own(left)
+            aside = Path(tempfile.mkdtemp(prefix=prefix, suffix=".aside", dir=target.parent))
+            with _locked(aside):
+                try:
+                    yield aside
+                    aside.chmod(0o777 & ~_umask())
+                    if target.exists():
+                        check_output(folder)
+                        _exchange(aside, target)
+                    else:
+                        aside.rename(target)
+                finally:
+                    if aside.exists():
+                        _remove_own(aside)
     except OSError as error:
         raise UsageError(f"--output {folder} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _parents_of(folder: Path) -> Iterator[None]:
+    """Make the folders above one; those made here go again if the block fails."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):  # it was not made, or others use it by now
+                parent.rmdir()
+        raise
 
 
 @contextmanager

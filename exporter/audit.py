@@ -63,7 +63,7 @@ def verify(
         VerificationFailed: A byte has changed since the artifact was written, the network is another one, some value
             is out of bounds, or a bad target was accepted; the message lists each.
     """
-    artifact = _intact(folder)
+    artifact = intact(folder)
     manifest = artifact.manifest
     signature = Signature.of_manifest(manifest)
     network = Network(of_dtype(model, signature.dtype), signature)
@@ -89,7 +89,7 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
         ArtifactError: The folder is no artifact.
         VerificationFailed: A byte has changed, a runtime does not load its file, or answers otherwise than it did.
     """
-    artifact = _intact(folder)
+    artifact = intact(folder)
     parity = artifact.manifest["parity"]
     signature = Signature.of_manifest(artifact.manifest)
     recorded = {entry["runtime"]: entry for entry in parity["runtimes"] if entry["dtype"] == signature.dtype}
@@ -140,7 +140,7 @@ def _judge(who: str, errors: Sequence[float], bounds: Sequence[float], dtype: st
     return found
 
 
-def _intact(folder: str | os.PathLike[str]) -> Artifact:
+def intact(folder: str | os.PathLike[str]) -> Artifact:
     """Open an artifact and check every byte of it."""
     path = Path(folder)
     if not path.is_dir():

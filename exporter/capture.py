@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind
 
-from exporter.dynamic import Dimension, dimensions
+from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel
 from exporter.network import Network, as_network, draw
 from exporter.program import SCOPE, SOURCE, Program
@@ -86,8 +87,13 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
             f"{name} does not run on an input of shape {shapes}: "
             f"{_first_line(alone)}. Check --input-shape and the weights."
         ) from alone
-    if isinstance(alone, Exception) or isinstance(together, Exception):
-        raise UnsupportedModel(_FIXED_BATCH.format(name, ""))
+    if isinstance(alone, Exception):  # batch norm in training mode is one
+        raise UnsupportedModel(
+            f"{name} runs on two inputs but not on one: {_first_line(alone)}. A batch has any size: "
+            "normalise by stored statistics, as eval mode does, and use x.shape[0] or -1 in place of a number."
+        ) from alone
+    if isinstance(together, Exception):
+        raise UnsupportedModel(_FIXED_BATCH.format(name, "")) from together
     if alone.ndim != 2 or alone.shape[0] != 1 or alone.shape[1] == 0:
         raise UnsupportedModel(
             f"{name} returns a tensor of shape {tuple(alone.shape)} for one input; "
@@ -163,14 +169,19 @@ def _export(network: Network) -> torch.export.ExportedProgram:
 
 def _specialized(network: Network, message: str) -> str:
     """Say which size the network fixes, where torch.export says that it fixes one."""
-    axes = [re.search(rf"inputs\[\d+\]['\]]*\.(?:size\(\)|shape)\[{axis}\]", message) for axis in (2, 3)]
-    fixed = [name for name, found in zip(("height", "width"), axes, strict=True) if found]
-    if not fixed:
-        return _FIXED_BATCH.format(_name(network), _place(message))
-    return (
-        f"--dynamic {fixed[0]}: {_name(network)} is made for one {fixed[0]} only{_place(message)}; "
-        "leave this size out, or compute with x.shape in place of a number."
-    )
+    for given in network.signature.inputs:
+        for axis, name in network.signature.dynamic_axes(given).items():
+            if axis and f"size()[{axis}]" in message:
+                sample = given.shape[axis - 1]
+                return fixed(name, sample, _why(network, name, sample + 1) or _place(message))
+    return _FIXED_BATCH.format(_name(network), _place(message))
+
+
+def _why(network: Network, name: str, other: int) -> str:
+    """Say what the network raises at another value of a varying size, and where; nothing if it runs."""
+    resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
+    error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
+    return f"; at {other} it raises: {_first_line(error)}{_line_of(error)}" if isinstance(error, Exception) else ""
 
 
 @contextlib.contextmanager
@@ -231,17 +242,10 @@ def _dimensions(network: Network, inputs: Sequence[fx.Node]) -> tuple[Dimension,
         for axis, name in network.signature.dynamic_axes(given).items():
             size = node.meta["val"].shape[axis]
             if isinstance(size, int):
-                raise UnsupportedModel(f"--dynamic {name}: {_name(network)} takes a {name} of {size} only")
+                raise UnsupportedModel(fixed(name, size, _why(network, name, size + 1)))
             sizes.setdefault(name, []).append(size)
 
-    def explain(name: str, other: int) -> str:
-        resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
-        error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
-        if not isinstance(error, Exception):
-            return ""
-        return f"; at {other} it raises: {_first_line(error)}{_line_of(error)}"
-
-    return dimensions(sizes, explain)
+    return dimensions(sizes, partial(_why, network))
 
 
 def _resized(signature: Signature, given: Input, name: str, size: int) -> Input:

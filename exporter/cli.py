@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.errors import SaliportError, VerificationFailed
+from exporter import report
+from exporter.errors import SaliportError, UnsupportedModel, UsageError, VerificationFailed
+from exporter.options import METHOD_NAMES, Formats, NamedInput, Shape, Sizes, model_options
+from exporter.signature import FLOATS, Input
 
 if TYPE_CHECKING:
-    from exporter.artifact import Artifact
-    from exporter.sources import Source
     from exporter.stages import Stages
-
-METHOD_NAMES = ("guided", "gradient", "deconvnet")
-FORMAT_NAMES = ("torchscript", "onnx")
 
 EXAMPLES = """\b
 Examples:
@@ -29,48 +26,16 @@ Examples:
     saliport export --model resnet18 --weights resnet18.pth
 
 \b
-  A trained CIFAR-10 network that ships with Saliport, plain gradient, ONNX only:
-    saliport export --model cifar_resnet20 --method gradient --format onnx
+  torchvision's ConvNeXt with the weights that it publishes, plain gradient, ONNX only:
+    saliport export --model torchvision:convnext_tiny --weights DEFAULT \\
+        --method gradient --format onnx
 
 \b
-  Your own network, 1x64x64 inputs, into a folder of your choice:
-    saliport export --model nets/cells.py:make_net --weights cells.pt \\
-        --input-shape 1,64,64 --output services/cells/model
+  Your own network of 10 classes, 1x64x64 inputs, into a folder of your choice:
+    saliport export --model nets/cells.py:make_net --weights cells.safetensors \\
+        --model-args '{"num_classes": 10}' --input-shape 1,64,64 \\
+        --output services/cells/model
 """
-
-
-class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """One sample's shape: positive integers, separated by commas."""
-
-    name = "C,H,W"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse ``3,224,224``."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            sizes = tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a shape; write one sample's sizes, for example 3,224,224", param, ctx)
-        if min(sizes) < 1:
-            self.fail(f"{value!r} has a size below 1; leave out the batch, which is always dynamic", param, ctx)
-        return sizes
-
-
-class Formats(click.ParamType):  # type: ignore[type-arg]
-    """One or more formats, separated by commas."""
-
-    name = "FORMATS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Parse ``torchscript,onnx``."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(part.strip() for part in value.split(","))
-        for name in names:
-            if name not in FORMAT_NAMES:
-                self.fail(f"unknown format {name!r}; there are {' and '.join(FORMAT_NAMES)}", param, ctx)
-        return names
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,16 +45,42 @@ def main() -> None:
 
 
 @main.command("export", epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", "spec", metavar="SPEC", required=True, help="A zoo name, or path/to/file.py:factory.")
+@model_options(required=True)
 @click.option(
     "--method", type=click.Choice(METHOD_NAMES), default="guided", show_default=True, help="The rule at rectifiers."
 )
-@click.option("--weights", metavar="FILE", type=click.Path(path_type=Path), help="A state dict to load strictly.")
 @click.option(
     "--input-shape",
     "sample_shape",
     type=Shape(),
-    help="One sample's shape, without the batch.  [default: the zoo entry's, else 3,224,224]",
+    help="One sample's shape, without the batch.  [default: the network's own where it is known, else 3,224,224]",
+)
+@click.option(
+    "--input",
+    "inputs",
+    type=NamedInput(),
+    multiple=True,
+    help="Instead of --input-shape, once for each input of a network that takes several tensors. DTYPE: float32 (the "
+    "default), int64, int32, uint8 or bool. By name where the network's forward has such parameters, else in order.",
+)
+@click.option(
+    "--output-key",
+    metavar="KEY",
+    help="Where the logits are in what the network returns: an index, a key, or a path of them such as 1.scores.",
+)
+@click.option(
+    "--dynamic",
+    type=Sizes(),
+    default="batch",
+    show_default=True,
+    help="Sizes that may vary: batch, or batch,height,width.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(FLOATS),
+    default="float32",
+    show_default=True,
+    help="What the artifact computes in. onnxruntime has no float64 convolution on CPUs.",
 )
 @click.option(
     "--format",
@@ -106,23 +97,21 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Exactly this folder.  [default: artifacts/NAME-METHOD]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Of untrained weights and of the proof.",
-)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export_command(
     spec: str,
+    arguments: dict[str, Any] | None,
+    weights: str | None,
+    seed: int,
     method: str,
-    weights: Path | None,
     sample_shape: tuple[int, ...] | None,
+    inputs: tuple[Input, ...],
+    output_key: str | None,
+    dynamic: tuple[str, ...],
+    dtype: str,
     formats: tuple[str, ...],
     opset: int,
     output: Path | None,
-    seed: int,
     debug: bool,
 ) -> None:
     """Build, prove and write the artifact of a network.
@@ -133,31 +122,79 @@ def export_command(
     Exit status: 0 proven and written; 1 verification failed, nothing written; 2 wrong use or unsupported model;
     70 an error of Saliport's own; 130 interrupted.
     """
-    with _messages(debug), _progress() as stages:
+    with _messages(debug), redirect_stdout(sys.stderr), _progress() as stages:  # what a network prints is no report
+        if inputs and sample_shape:
+            raise UsageError("--input-shape is for a network of one input; with --input each names its own shape")
         from exporter.pipeline import export
         from exporter.sources import resolve
 
         with stages.stage("load model"):
-            source = resolve(spec, weights=weights, sample_shape=sample_shape, seed=seed)
+            source = resolve(spec, weights=weights, sample_shape=sample_shape, seed=seed, arguments=arguments)
         artifact = export(
             source.model,
-            source.sample_shape,
+            inputs or source.sample_shape,
             output or Path("artifacts") / f"{source.name}-{method}",
             method=method,
             formats=formats,
             opset=opset,
             seed=seed,
+            dtype=dtype,
+            dynamic=dynamic,
+            output_key=output_key,
             description=source.describe(),
             stages=stages,
         )
-    _report(source, artifact, stages)
+    report.exported(source, artifact, stages)
+
+
+@main.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", metavar="ARTIFACT", type=click.Path(path_type=Path))
+@model_options(required=False, seed=None)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def verify_command(
+    folder: Path,
+    spec: str | None,
+    arguments: dict[str, Any] | None,
+    weights: str | None,
+    seed: int | None,
+    debug: bool,
+) -> None:
+    """Check a finished artifact: every byte, then what it computes.
+
+    With --model, each runtime is compared with live autograd on the network, on the certificate's own inputs or those
+    of another --seed. Without, the runtimes are compared with each other and with the digests of live autograd's
+    answers that the certificate holds.
+
+    Exit status: 0 as it was proven; 1 a byte has changed or a value is out of bounds; 2 wrong use.
+    """
+    with _messages(debug), redirect_stdout(sys.stderr), _progress() as stages:
+        if spec is None and (weights, arguments, seed) != (None, None, None):
+            raise UsageError("--weights, --model-args and --seed need --model, the network that they are for")
+        from exporter import audit
+        from exporter.artifact import Artifact
+
+        found: Any
+        if spec is None:
+            with stages.stage("verify"):
+                found = audit.recheck(folder)
+        else:
+            from exporter.sources import resolve
+
+            own = audit.intact(folder).manifest["seed"]
+            with stages.stage("load model"):
+                model = resolve(spec, weights=weights, seed=own, arguments=arguments).model
+            with stages.stage("verify"):
+                found = audit.verify(folder, model, seed=seed)
+        artifact = Artifact.open(folder)
+    (report.rechecked if spec is None else report.verified)(artifact, found)
 
 
 @contextmanager
 def _messages(debug: bool) -> Iterator[None]:
     """Turn errors into one message and an exit status; ``--debug`` lets them through."""
     try:
-        yield
+        with _no_exits():
+            yield
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -178,6 +215,15 @@ def _messages(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
+def _no_exits() -> Iterator[None]:
+    """Turn a user's ``sys.exit()`` into an error: nothing was written, so not even ``sys.exit(0)`` is a success."""
+    try:
+        yield
+    except SystemExit as error:
+        raise UnsupportedModel(f"the network's code ended the process, sys.exit({error.code!r})") from error
+
+
+@contextmanager
 def _progress() -> Iterator[Stages]:
     """Show the running stage and its time on a terminal; elsewhere stay silent."""
     if not sys.stderr.isatty():
@@ -194,58 +240,3 @@ def _progress() -> Iterator[Stages]:
         from exporter.stages import Stages
 
         yield Stages(listener=lambda name: progress.update(task, description=name))
-
-
-def _report(source: Source, artifact: Artifact, stages: Stages) -> None:
-    """Print what was built, how well it agrees, and what it cost."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    manifest = artifact.manifest
-    sizes = ", ".join(map(str, manifest["inputs"][0]["shape"]))
-    console.print(
-        f"{source.name} ({manifest['model']['parameters']:,} parameters, {source.weights}), "
-        f"{manifest['method']['name']}: image [{sizes}] -> logits, attribution"
-    )
-    if source.trained is None:
-        console.print("Note: the weights are as the factory made them; load yours with --weights if it did not.")
-    elif not source.trained:
-        console.print(
-            "Note: these weights are random, so the attribution means nothing yet; load yours with --weights."
-        )
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("runtime", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("median", justify="right", no_wrap=True)
-    table.add_column("worst", justify="right", no_wrap=True)
-    table.add_column("logits", justify="right", no_wrap=True)
-    table.add_column("file", no_wrap=True)
-    table.add_column("MiB", justify="right")
-    for parity in manifest["parity"]["runtimes"]:
-        file = manifest["files"]["torchscript" if parity["runtime"] == "torchscript" else "onnx"]
-        table.add_row(
-            parity["runtime"],
-            parity["dtype"],
-            f"{parity['relative_l2']['median']:.1e}",
-            f"{parity['relative_l2']['worst']:.1e}",
-            f"{parity['logits_relative_l2']['worst']:.1e}",
-            "(ONNX graph)" if parity["runtime"] == "eager" else file["name"],
-            "" if parity["runtime"] == "eager" else f"{file['bytes'] / 2**20:.1f}",
-        )
-    samples = len(manifest["parity"]["targets"])
-    batches = [next(iter(case.values()))[0] for case in manifest["parity"]["cases"]]
-    console.print(
-        f"\nProven against live autograd on {samples} inputs in batches of {' and '.join(map(str, batches))}; "
-        "relative L2 errors:"
-    )
-    console.print(table)
-    if manifest["parity"]["zero"] == samples:
-        console.print("Note: the attribution is zero on all of these inputs; no cotangent reaches the image.")
-    if manifest["parity"]["skipped"]:
-        console.print(f"Note: no float64 proof, {manifest['parity']['skipped']}.")
-    times = ", ".join(f"{stage.name} {stage.seconds:.1f} s" for stage in stages.done)
-    console.print(f"{times}; peak {max(stage.peak_mib for stage in stages.done):,.0f} MiB.")
-    console.print(f"Written: {artifact.folder}{os.sep}")

@@ -75,14 +75,19 @@ def _solve(
     step = math.gcd(*(size - sample for size in above[1:]))
     if step == 0 or len(above) != (reach - sample) // step + 1:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
-        raise UnsupportedModel(
-            f"--dynamic {name}: the network takes a {name} of {sample} only{explain(name, other)}. A linear layer "
-            "after a flatten fixes the size; pool to a fixed size before it, or leave this size out."
-        )
+        raise UnsupportedModel(fixed(name, sample, explain(name, other)))
     smallest = sample
     while smallest > step and holds(smallest - step):
         smallest -= step
     return Dimension(name, smallest, step)
+
+
+def fixed(name: str, sample: int, why: str) -> str:
+    """Return the message about a size that cannot vary."""
+    return (
+        f"--dynamic {name}: the network takes a {name} of {sample} only{why}. A linear layer "
+        "after a flatten fixes the size; pool to a fixed size before it, or leave this size out."
+    )
 
 
 def implied(guard: Any, earlier: Sequence[Any], hints: Mapping[Any, int]) -> bool:

@@ -64,7 +64,7 @@ class Network(nn.Module):
         for part in key.split(".") if key else ():
             found = _item(found, part)
             if found is None:
-                raise UnsupportedModel(f"{name} returns nothing at --output-key {key!r}; {_offer(output)}")
+                raise UnsupportedModel(f"{name} returns nothing at --output-key {key!r}. {_offer(output)}")
         if not isinstance(found, Tensor):
             hint = _offer(found) if _choices(found) else "Wrap it in a module that returns the logits alone."
             raise UnsupportedModel(f"{name} returns {type(found).__name__}, not a tensor of logits [N, K]. {hint}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.errors import UsageError
+from exporter.errors import ArtifactError, UsageError
 
 IMAGE = "image"
 TARGET = "target"
@@ -121,13 +121,20 @@ class Signature:
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> Signature:
-        """Read a signature back from an artifact's manifest."""
-        *inputs, _ = manifest["inputs"]
-        return cls(
-            tuple(Input(i["name"], tuple(i["sample_shape"]), i["dtype"]) for i in inputs),
-            manifest["model"].get("output_key"),
-            tuple(size["name"] for size in manifest["dynamic"]),
-        )
+        """Read a signature back from an artifact's manifest.
+
+        Raises:
+            ArtifactError: The manifest's entries are not what they should be.
+        """
+        try:
+            *inputs, _ = manifest["inputs"]
+            return cls(
+                tuple(Input(i["name"], tuple(i["sample_shape"]), i["dtype"]) for i in inputs),
+                manifest["model"].get("output_key"),
+                tuple(size["name"] for size in manifest["dynamic"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise ArtifactError(f"the manifest is damaged: its inputs cannot be read ({error!r})") from error
 
 
 def name_attributions(inputs: Sequence[str], attributed: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from exporter.sources import Source, resolve
 
 
 @click.command()
-@click.option("--model", "spec", required=True, help="A zoo name, or path/to/file.py:factory.")
+@click.option("--model", "spec", required=True, help="What saliport export --model takes.")
 @click.option("--method", default="guided", show_default=True, help="guided, gradient or deconvnet.")
 @click.option("--inputs", type=click.IntRange(min=1), default=20, show_default=True, help="How many, one by one.")
 @click.option("--seed", default=0, show_default=True, help="Of untrained weights and of the inputs.")

@@ -200,9 +200,9 @@ def test_a_changed_byte_is_noticed(finished: exporter.Artifact, tmp_path: Path) 
     [
         (lambda folder: (folder / "manifest.json").unlink(), r"is not an artifact: .*manifest.json cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest.json is not JSON"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), r"has schema None; .* reads 1"),
-        (lambda folder: (folder / "manifest.json").write_text('{"schema": 2}'), r"has schema 2; .* reads 1"),
-        (lambda folder: (folder / "manifest.json").write_text('{"schema": 1}'), r"is damaged: it lacks model, method"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), r"has schema None; .* reads 2"),
+        (lambda folder: (folder / "manifest.json").write_text('{"schema": 3}'), r"has schema 3; .* reads 2"),
+        (lambda folder: (folder / "manifest.json").write_text('{"schema": 2}'), r"is damaged: it lacks model, method"),
         (lambda folder: rename_file(folder, "../x.onnx"), r"entry for 'onnx' names no file of an artifact"),
         (lambda folder: (folder / "model.onnx").unlink(), r"model.onnx cannot be read \(No such file"),
     ],

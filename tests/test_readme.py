@@ -42,13 +42,15 @@ def shell(command: str, folder: Path) -> str:
 
 
 def test_every_command_runs(checkout: Path) -> None:
-    assert len(commands()) == 5
+    assert len(commands()) == 9
     for command in commands():
         shell(command, checkout)
     assert {path.name for path in (checkout / "artifacts").iterdir()} == {
         "resnet18-guided",
         "cifar_resnet20-guided",
         "cells",
+        "pairs",
+        "roads",
     }
     assert (checkout / "heatmap.png").stat().st_size > 100_000
 

@@ -118,7 +118,7 @@ def test_segmentation_is_summed_over_space(tmp_path: Path) -> None:
     ("key", "message"),
     [
         (None, "Segmenter returns dict, not a tensor of logits [N, K]. Pick the logits with --output-key out or aux."),
-        ("logits", "Segmenter returns nothing at --output-key 'logits'; Pick the logits with --output-key out or aux."),
+        ("logits", "Segmenter returns nothing at --output-key 'logits'. Pick the logits with --output-key out or aux."),
     ],
 )
 def test_output_keys(key: str | None, message: str) -> None:

@@ -11,10 +11,15 @@ from exporter.program import Program, to_module
 
 
 def emit(program: Program, path: Path) -> None:
-    """Write a program as a TorchScript file that any libtorch loads without this package."""
+    """Write a program as a TorchScript file that any libtorch loads without this package.
+
+    Raises:
+        OSError: The file cannot be written whole. libtorch's own writer ends the process on a full disk, so the bytes
+            go by way of memory.
+    """
     with warnings.catch_warnings():
         # The format is frozen, not broken; and the annotations warned of are in fx.GraphModule's constructor.
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated")
         warnings.filterwarnings("ignore", message=".*instance-level annotations", category=UserWarning)
         scripted = torch.jit.script(to_module(program).eval())
-        torch.jit.save(scripted, str(path))
+        path.write_bytes(scripted.save_to_buffer())

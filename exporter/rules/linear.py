@@ -50,7 +50,7 @@ def conv(
 def fit(whole: Tensor, size: Sequence[int], padding: Sequence[int]) -> Tensor:
     """Cut ``padding`` off the start of every spatial axis, and cut or pad its end with zeros to the size."""
     widths: list[int] = []
-    for length, have, p in reversed(list(zip(size, whole.shape[2:], padding, strict=True))):
+    for length, have, p in reversed(list(zip(size, whole.shape[-len(size) :], padding, strict=True))):
         widths += [-p, length + p - have]
     return torch.constant_pad_nd(whole, widths)
 
