@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from pathlib import Path
 
 import torch
 
 from exporter.program import Program, to_module
+
+_CLASS = re.compile(rb"__torch__\.torch\.(fx\.graph_module|nn\.modules\.module)(\.___torch_mangle_\d+)?(?=[.\n])")
+"""The qualifier of a class, as code and pickles write it."""
+
+_VERSIONS = ("version", ".data/version")
+"""Where the version of the format stands: PyTorch keeps it in another place from 6 on."""
+
+_WRITERS_OWN = (*_VERSIONS, ".data/serialization_id")
+"""Records that the writer adds by itself."""
 
 
 def emit(program: Program, path: Path) -> None:
@@ -17,4 +28,36 @@ def emit(program: Program, path: Path) -> None:
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*instance-level annotations", category=UserWarning)
         scripted = torch.jit.script(to_module(program).eval())
-        torch.jit.save(scripted, str(path))
+    _write_reproducibly(scripted.save_to_buffer(), path)
+
+
+def _write_reproducibly(archive: bytes, path: Path) -> None:
+    """Write a TorchScript archive without what depends on the process that made it.
+
+    TorchScript numbers classes in the order in which a process meets them, ``___torch_mangle_3``, and its debug records
+    name the module's generated source by another such count. Classes are numbered anew, in the order in which this
+    archive names them; debug records, which map lines of the code to lines of that source, are left out.
+    """
+    reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    records = reader.get_all_records()
+    version = next(int(reader.get_record(name)) for name in _VERSIONS if name in records)
+    qualifiers = dict.fromkeys(match.group() for match in _CLASS.finditer(reader.get_record("data.pkl")))
+    renamed = {
+        old: b"%s.___torch_mangle_%d" % (old.partition(b".___torch_mangle_")[0], index)
+        for index, old in enumerate(qualifiers)
+    }
+    files = {_file(old): _file(new) for old, new in renamed.items()}
+    writer = torch._C.PyTorchFileWriter(str(path))
+    writer.set_min_version(version)
+    for name in records:
+        if name in _WRITERS_OWN or name.endswith(".debug_pkl"):
+            continue
+        record = reader.get_record(name)
+        if name in files or name == "data.pkl":
+            record = _CLASS.sub(lambda match: renamed[match.group()], record)
+        writer.write_record(files.get(name, name), record, len(record))
+    writer.write_end_of_file()
+
+
+def _file(qualifier: bytes) -> str:
+    return f"code/{qualifier.decode().replace('.', '/')}.py"
