@@ -334,11 +334,40 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
         artifact_module.check_output(tmp_path / "file" / "a")
 
 
+ANOTHER_DAY = """
+import os, sys, time
+clock, day = time.time, 86400.0 * int(sys.argv[1])
+time.time = lambda: clock() + day
+os.environ["TZ"] = "Asia/Kolkata" if day else "UTC"
+time.tzset()
+from exporter.cli import export_command
+export_command(sys.argv[2:])
+"""
+"""Exports as the command does, some days from now."""
+
+
 def test_two_exports_of_the_same_thing_are_byte_identical(tmp_path: Path) -> None:
-    """In processes of their own: within one, TorchScript numbers the classes that it has seen."""
-    script = Path(artifact_module.__file__).parent.parent / "scripts" / "export.py"
+    """On different days, in different folders, from different places, with sets in another order."""
+    for name, day in (("a", 0), ("b/deeper", 400)):
+        place = tmp_path / f"from {day}"
+        place.mkdir()
+        command = [sys.executable, "-c", ANOTHER_DAY, str(day), "--model", "digits_cnn", "--output"]
+        environment = {**os.environ, "PYTHONHASHSEED": str(day), "PYTHONPATH": str(SCHEMA_FILE.parent.parent)}
+        subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True, cwd=place, env=environment)
+    assert_identical(tmp_path / "a", tmp_path / "b" / "deeper")
+
+
+def test_two_exports_within_one_process_are_byte_identical(tmp_path: Path) -> None:
+    """TorchScript numbers the classes that a process has seen, whoever scripted them."""
     for name in ("a", "b"):
-        command = [sys.executable, str(script), "--model", "digits_cnn", "--output", str(tmp_path / name)]
-        subprocess.run(command, check=True, capture_output=True)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+        source = resolve("digits_cnn")
+        exporter.export(source.model, source.sample_shape, tmp_path / name, description=source.describe())
+        torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+    assert_identical(tmp_path / "a", tmp_path / "b")
+
+
+def assert_identical(a: Path, b: Path) -> None:
+    names = sorted(path.name for path in a.iterdir())
+    assert names == sorted(path.name for path in b.iterdir()) == ["manifest.json", "model.onnx", "model.pt"]
+    for name in names:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name

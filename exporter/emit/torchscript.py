@@ -2,24 +2,93 @@
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
 from exporter.program import Program, to_module
+
+_CLASS = re.compile(rb"__torch__\.torch\.(fx\.graph_module|nn\.modules\.module)(\.___torch_mangle_\d+)?(?=[.\n])")
+"""The qualifier of a class, as code and pickles write it."""
+
+_VERSIONS = ("version", ".data/version")
+"""Where the version of the format stands: PyTorch keeps it in another place from 6 on."""
+
+_WRITERS_OWN = (*_VERSIONS, ".data/serialization_id")
+"""Records that the writer adds by itself."""
 
 
 def emit(program: Program, path: Path) -> None:
     """Write a program as a TorchScript file that any libtorch loads without this package.
 
     Raises:
-        OSError: The file cannot be written whole. libtorch's own writer ends the process on a full disk, so the bytes
-            go by way of memory.
+        OSError: The file cannot be written whole.
     """
     with warnings.catch_warnings():
         # The format is frozen, not broken; and the annotations warned of are in fx.GraphModule's constructor.
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated")
         warnings.filterwarnings("ignore", message=".*instance-level annotations", category=UserWarning)
         scripted = torch.jit.script(to_module(program).eval())
-        path.write_bytes(scripted.save_to_buffer())
+    _write_reproducibly(scripted.save_to_buffer(), path)
+
+
+def _write_reproducibly(archive: bytes, path: Path) -> None:
+    """Write a TorchScript archive without what depends on the process that made it.
+
+    TorchScript numbers classes in the order in which a process meets them, ``___torch_mangle_3``, and its debug records
+    name the module's generated source by another such count. Classes are numbered anew, in the order in which this
+    archive names them; debug records, which map lines of the code to lines of that source, are left out.
+    """
+    reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    records = reader.get_all_records()
+    version = next(int(reader.get_record(name)) for name in _VERSIONS if name in records)
+    qualifiers = dict.fromkeys(match.group() for match in _CLASS.finditer(reader.get_record("data.pkl")))
+    renamed = {
+        old: b"%s.___torch_mangle_%d" % (old.partition(b".___torch_mangle_")[0], index)
+        for index, old in enumerate(qualifiers)
+    }
+    files = {_file(old): _file(new) for old, new in renamed.items()}
+    with path.open("wb") as file:
+        careful = _Careful(file)
+        writer = torch._C.PyTorchFileWriter(careful)
+        writer.set_min_version(version)
+        for name in records:
+            if name in _WRITERS_OWN or name.endswith(".debug_pkl"):
+                continue
+            record = reader.get_record(name)
+            if name in files or name == "data.pkl":
+                record = _CLASS.sub(lambda match: renamed[match.group()], record)
+            writer.write_record(files.get(name, name), record, len(record))
+        writer.write_end_of_file()
+        careful.check()
+
+
+class _Careful:
+    """A file for libtorch's writer, which ends the process when a write fails: keeps the error until it is asked."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write what libtorch has, unless an earlier write has failed."""
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def check(self) -> None:
+        """Raise the first error, or that of what is written last."""
+        if self._error is not None:
+            raise self._error
+        self._file.flush()
+
+
+def _file(qualifier: bytes) -> str:
+    return f"code/{qualifier.decode().replace('.', '/')}.py"

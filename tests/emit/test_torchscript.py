@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,20 @@ def test_the_file_needs_no_gradient(tmp_path: Path) -> None:
     assert attribution.any()
     assert logits.shape == (2, 120)
     assert not any(value.requires_grad for value in loaded(*case))
+
+
+def test_nothing_in_the_file_depends_on_the_process(tmp_path: Path) -> None:
+    """Classes are numbered within the file, and no record names a count of what else was compiled."""
+    for round in range(2):
+        reload(explicit("conv2d"), tmp_path / f"{round}.pt")
+    records = []
+    for round in range(2):
+        with zipfile.ZipFile(tmp_path / f"{round}.pt") as archive:
+            records.append({name.partition("/")[2]: archive.read(name) for name in archive.namelist()})
+    assert records[0] == records[1]
+    code = sorted(name for name in records[0] if name.endswith(".py"))
+    assert code == [
+        "code/__torch__/torch/fx/graph_module/___torch_mangle_0.py",
+        *(f"code/__torch__/torch/nn/modules/module/___torch_mangle_{index}.py" for index in range(1, len(code))),
+    ]
+    assert b"eval_with_key" not in b"".join(records[0].values())

@@ -28,8 +28,12 @@ def _leaky_relu(e: Emitter, x: Value, slope: float = 0.01) -> str:
 
 @translates(aten.clamp.default, aten.clamp_min.default)
 def _clamp(e: Emitter, x: Value, min: float | None = None, max: float | None = None) -> str:
-    bounds = [None if bound is None else e.as_value(bound, x.dtype) for bound in (min, max)]
-    return e.op("Clip", x, *bounds)
+    """A Clip with one bound only would cut infinities to the largest finite number in onnxruntime."""
+    if min is not None and max is not None:
+        return e.op("Clip", x, e.as_value(min, x.dtype), e.as_value(max, x.dtype))
+    if min == 0 and x.dtype.is_floating_point:
+        return e.op("Relu", x)  # merges with the convolution before it
+    return e.op("Min" if min is None else "Max", x, e.as_value(max if min is None else min, x.dtype))
 
 
 @translates(aten.hardtanh.default)
@@ -49,8 +53,10 @@ def _clamp_max(e: Emitter, x: Value, max: float) -> str:
 
 @translates(aten.threshold.default)
 def _threshold(e: Emitter, x: Value, threshold: float, value: float) -> str:
-    above = e.op("Greater", x, e.constant(threshold, x.dtype))
-    return e.op("Where", above, x, e.constant(value, x.dtype))
+    if threshold == value == 0:
+        return e.op("Relu", x)
+    below = e.op("LessOrEqual", x, e.constant(threshold, x.dtype))  # a NaN is not, and passes
+    return e.op("Where", below, e.constant(value, x.dtype), x)
 
 
 @translates(aten.prelu.default)

@@ -29,7 +29,14 @@ def _mean(e: Emitter, x: Value, dim: Sequence[int] | None, keepdim: bool = False
 
 @translates(aten.argmax.default)
 def _argmax(e: Emitter, x: Value, dim: int, keepdim: bool = False) -> str:
-    return e.op("ArgMax", x, axis=dim, keepdims=int(keepdim))
+    """The first NaN where there is one, as in PyTorch; onnxruntime's own ArgMax looks past a NaN."""
+    largest: str = e.op("ArgMax", x, axis=dim, keepdims=int(keepdim))
+    if not x.dtype.is_floating_point:
+        return largest
+    nan = e.cast(e.op("IsNaN", x), torch.float32)
+    first = e.op("ArgMax", nan, axis=dim, keepdims=int(keepdim))
+    found: str = e.op("Where", e.cast(e.reduce("ReduceMax", nan, [dim % x.ndim], keepdim), torch.bool), first, largest)
+    return found
 
 
 def _reduction(kind: str) -> Translation:
