@@ -58,6 +58,12 @@ def sessions(model: nn.Module, shape: tuple[int, ...], folder: Path) -> Iterator
             yield method, runtime, open_session(folder / format, runtime, threads=1)
 
 
+def judged(model: nn.Module, images: Tensor, target: Tensor, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return live autograd's logits and attribution."""
+    logits, (attribution,), _ = live(model, images, target, method, count=False)
+    return logits.numpy(), attribution.numpy()
+
+
 # -- one rectifier ----------------------------------------------------------------------------------------------
 
 
@@ -85,7 +91,7 @@ def test_one_rectifier_by_hand(spelling: str, tmp_path: Path) -> None:
         expected = torch.diag(sent[COLUMN[method] - 2].float())
         for found, attribution in (
             (result.logits, result.attribution),
-            [part.numpy() for part in live(model, images, target, method, count=False)[:2]],
+            judged(model, images, target, method),
         ):
             np.testing.assert_array_equal(found, (y * g).expand(len(x), -1).numpy(), f"{method}, {runtime}")
             np.testing.assert_array_equal(attribution, expected.numpy(), f"{method}, {runtime}")
@@ -137,7 +143,7 @@ def assert_equal(model: nn.Module, method: str, runtime: str, session: Session, 
     """Compare a session with live autograd, and the finite image's row with what it is alone."""
     images = images_with(value)
     for target in TARGETS:
-        expected = [part.numpy() for part in live(model, images, target, method, count=False)[:2]]
+        expected = judged(model, images, target, method)
         found = session(images.numpy(), target.numpy())
         alone = session(images[6:].numpy(), target[6:].numpy())
         for ours, row, theirs in zip(found, alone, expected, strict=True):
@@ -211,7 +217,7 @@ def test_a_softmax_may_lose_more_to_nan_but_never_returns_a_number_of_its_own(tm
     for method, runtime, session in sessions(model, SHAPE, tmp_path):
         for value in NON_FINITE:
             images = images_with(value)
-            logits, attribution = (part.numpy() for part in live(model, images, target, method, count=False)[:2])
+            logits, attribution = judged(model, images, target, method)
             found = session(images.numpy(), target.numpy())
             where = f"{method}, {runtime}, {value}"
             np.testing.assert_allclose(found.logits, logits, rtol=1e-5, atol=1e-7, err_msg=where)

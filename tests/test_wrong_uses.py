@@ -94,7 +94,10 @@ OPTIONS = {
         ("--model", "mlp", "--input-shape", "784", "--dynamic", "batch,height"),
         r"--dynamic height and width are the last two sizes of an input \[N, C, H, W\]",
     ),
-    "a dtype that no artifact has": (("--model", "mlp", "--dtype", "bfloat16"), r"'bfloat16' is not one of 'float32', 'float64'"),
+    "a dtype that no artifact has": (
+        ("--model", "mlp", "--dtype", "bfloat16"),
+        r"'bfloat16' is not one of 'float32', 'float64'",
+    ),
     "arguments that are not JSON": (args("mlp", "num_classes=10"), r"'num_classes=10' is not JSON .*\"num_classes\""),
     "arguments that are a list": (args("mlp", "[10]"), r"'\[10\]' is not a JSON object"),
     "arguments that are a number": (args("mlp", "10"), r"'10' is not a JSON object"),

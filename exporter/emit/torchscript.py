@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -54,7 +54,7 @@ def _write_reproducibly(archive: bytes, path: Path) -> None:
     files = {_file(old): _file(new) for old, new in renamed.items()}
     with path.open("wb") as file:
         careful = _Careful(file)
-        writer = torch._C.PyTorchFileWriter(careful)
+        writer = torch._C.PyTorchFileWriter(cast("IO[bytes]", careful))
         writer.set_min_version(version)
         for name in records:
             if name in _WRITERS_OWN or name.endswith(".debug_pkl"):

@@ -33,7 +33,10 @@ def _clamp(e: Emitter, x: Value, min: float | None = None, max: float | None = N
         return e.op("Clip", x, e.as_value(min, x.dtype), e.as_value(max, x.dtype))
     if min == 0 and x.dtype.is_floating_point:
         return e.op("Relu", x)  # merges with the convolution before it
-    return e.op("Min" if min is None else "Max", x, e.as_value(max if min is None else min, x.dtype))
+    if min is not None:
+        return e.op("Max", x, e.as_value(min, x.dtype))
+    assert max is not None
+    return e.op("Min", x, e.as_value(max, x.dtype))
 
 
 @translates(aten.hardtanh.default)
