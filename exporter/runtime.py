@@ -130,7 +130,7 @@ def _torchscript(path: Path, double: bool) -> Session:
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated")
             module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:
         raise ArtifactError(f"torch {torch.__version__} does not load {path.name}: {error}") from error

@@ -25,7 +25,7 @@ def reload(program: Program, path: Path) -> Any:
     """Write a program and load the file."""
     emit(program, path)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated.*")
         return torch.jit.load(path)
 
 
