@@ -132,6 +132,10 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.index.Tensor, (X, [None, torch.tensor([2, 0, -1])])),
     (aten.index.Tensor, (X, [None, None, torch.tensor([[5, -6], [3, 3]])])),
     (aten.index.Tensor, (X[0, 0], [torch.tensor([[1, 2], [0, 4], [5, 5]])])),
+    (aten.index.Tensor, (X, [None, torch.tensor([2, -3, 1]), torch.tensor([0, 5, -1])])),
+    (aten.index.Tensor, (X, [None, None, torch.tensor([[1], [-2]]), torch.tensor([[0, 4, 4]])])),
+    (aten.index.Tensor, (X, [None, torch.tensor([0, 2]), None, torch.tensor([[-1], [3]])])),
+    (aten.index.Tensor, (X, [torch.tensor([1, 0]), torch.tensor([2]), torch.tensor([5, 3]), torch.tensor([0, -5])])),
     (aten.index_put.default, (X, [X > 0], HALF)),
     (aten.index_put.default, (X, [X[:, :, 0, 0] > 0], HALF)),
     (aten.copy.default, (X, X + 1)),
@@ -148,6 +152,16 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.slice_scatter.default, (X, tensor(2, 3, 6, 2), -1, 1, 5, 3)),
     (aten.select_scatter.default, (X, tensor(2, 6, 5), 1, 0)),
     (aten.select_scatter.default, (X, tensor(2, 3, 6), 3, -1)),
+    # -- windows: kernel, dilation, padding, stride
+    (aten.unfold.default, (X, 2, 3, 1)),
+    (aten.unfold.default, (X, -1, 2, 3)),
+    (aten.unfold.default, (X, 1, 3, 2)),
+    (aten.im2col.default, (X, [2, 3], [1, 1], [0, 0], [1, 1])),
+    (aten.im2col.default, (X, [3, 2], [2, 1], [1, 2], [2, 3])),
+    (aten.im2col.default, (X[0], [3, 3], [1, 1], [1, 1], [2, 2])),
+    (aten.col2im.default, (tensor(2, 12, 15), [6, 5], [2, 3], [1, 1], [0, 0], [1, 1])),
+    (aten.col2im.default, (tensor(2, 6, 6), [6, 5], [3, 2], [2, 1], [1, 2], [2, 3])),
+    (aten.col2im.default, (tensor(18, 9), [6, 5], [3, 3], [1, 1], [1, 1], [2, 2])),
     # -- resampling: size, scale factors
     (aten.upsample_nearest1d.vec, (X[0], [10], None)),
     (aten.upsample_nearest1d.vec, (X[0], [7], None)),
@@ -335,6 +349,9 @@ NETWORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
     "einsum": lambda x: torch.einsum("nchw,ndhw->ncd", x, x),
     "parts": lambda x: torch.cat([part * i for i, part in enumerate((*x.split(2, 2), *x.chunk(3, 2)))], 2),
+    "windows": lambda x: (
+        F.fold(F.unfold(x, 3, padding=1), (6, 5), 3, padding=1) + x.unfold(2, 3, 1).sum((2, -1))[:, :, None]
+    ),
     "by a vector": lambda x: x @ torch.arange(5, dtype=x.dtype),
 }
 
@@ -373,9 +390,9 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: F.batch_norm(x, None, None, training=True),
         "batch norm without running statistics mixes the images of a batch",
     ),
-    "index by a pair": (
-        lambda x: x[:, [0, 1], [2, 3]],
-        "index by several tensors or by a mask has no spelling; index one axis by whole numbers",
+    "index by a mask": (
+        lambda x: x[:, torch.tensor([True, False, True])],
+        "index by a mask has no spelling: how much it takes depends on the data; use torch.where",
     ),
     "a diagonal": (lambda x: torch.einsum("ncii->nci", x[:, :, :5]), "einsum 'ncii->nci' takes a diagonal"),
     "a norm of order 3": (

@@ -16,6 +16,7 @@ from exporter.spellings import (
     reduction,
     resampling,
     shape,
+    windows,
 )
 from exporter.spellings.table import SPELLINGS, spelling
 
@@ -31,4 +32,5 @@ __all__ = [
     "resampling",
     "shape",
     "spelling",
+    "windows",
 ]

@@ -249,6 +249,10 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "upsample bicubic": lambda: lambda x: F.interpolate(x, (8, 7), mode="bicubic"),
     "upsample 3d": lambda: lambda x: F.interpolate(x[:, None], (5, 6, 7), mode="trilinear"),
     "index": lambda: lambda x: x[:, [2, 0, -1]] * x[:, :, :, [1, 1, 4]].sum(-1, keepdim=True),
+    "index of pairs": lambda: (
+        lambda x: x[:, [2, 0, -1], :, [1, -1, 4]].transpose(0, 1) + x[:, :, [0, 3], [1, -5]].sum(-1, keepdim=True)
+    ),
+    "windows": lambda: lambda x: F.fold(F.unfold(x, 3, 1, 1, 2), (5, 5), 3, 1, 1, 2) * x.unfold(2, 2, 1)[..., 0],
     "index of a table": lambda: Times(lambda x, w: x + w[torch.tensor([[0, 1], [1, 3], [2, 2]])].sum(1)[:, None], 4, 5),
     "gather": lambda: lambda x: x.gather(2, x.argmax(2, keepdim=True)) + x,
     "written in place": lambda: lambda x: _written(x * 1),
