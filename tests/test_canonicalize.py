@@ -184,6 +184,12 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.upsample_trilinear3d.vec, (X[None], None, False, [2.0, 1.5, 0.5])),
     (aten.upsample_bicubic2d.vec, (X, None, False, [2.0, 0.6])),
     (aten.upsample_bicubic2d.vec, (X, [9, 4], True, None)),
+    (aten._upsample_bilinear2d_aa.vec, (X, [3, 7], False, None)),
+    (aten._upsample_bilinear2d_aa.vec, (X, None, False, [0.4, 1.7])),
+    (aten._upsample_bilinear2d_aa.vec, (X, [4, 3], True, None)),
+    (aten._upsample_bicubic2d_aa.vec, (X, [2, 8], False, None)),
+    (aten._upsample_bicubic2d_aa.vec, (X, None, False, [0.6, 0.4])),
+    (aten._upsample_bicubic2d_aa.vec, (X, [4, 2], True, None)),
     # -- pointwise
     (aten.clip.default, (X, 0)),
     (aten.clip.default, (X, -0.5, 0.5)),

@@ -247,6 +247,12 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "upsample bilinear": lambda: lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
     "upsample corners": lambda: lambda x: F.interpolate(x, (4, 9), mode="bilinear", align_corners=True),
     "upsample bicubic": lambda: lambda x: F.interpolate(x, (8, 7), mode="bicubic"),
+    "upsample antialiased": lambda: (
+        lambda x: (
+            F.interpolate(x, (4, 3), mode="bilinear", antialias=True)
+            + F.interpolate(x, (4, 3), mode="bicubic", antialias=True)
+        )
+    ),
     "upsample 3d": lambda: lambda x: F.interpolate(x[:, None], (5, 6, 7), mode="trilinear"),
     "index": lambda: lambda x: x[:, [2, 0, -1]] * x[:, :, :, [1, 1, 4]].sum(-1, keepdim=True),
     "index of pairs": lambda: (
