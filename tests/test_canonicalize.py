@@ -36,6 +36,11 @@ QUERY, KEY, VALUE = tensor(2, 3, 6, 5), tensor(2, 3, 7, 5), tensor(2, 3, 7, 4)
 TIED = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]], dtype=torch.float64)
 HALF = torch.tensor(0.5, dtype=torch.float64)
 
+
+def lstm(size: int, hidden: int) -> list[Tensor]:
+    return [tensor(4 * hidden, size), tensor(4 * hidden, hidden), tensor(4 * hidden), tensor(4 * hidden) + 1]
+
+
 CALLS: list[tuple[Any, ...]] = [
     # -- what does nothing
     (aten.alias.default, (X,)),
@@ -274,6 +279,10 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, tensor(6, 7))),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, tensor(6, 7) > -1)),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, None, 0.0, True), {"scale": 0.3}),
+    # -- recurrent layers: state, weights, has_biases, layers, dropout, train, bidirectional, batch_first
+    (aten.lstm.input, (X[0], [tensor(1, 6, 4)] * 2, lstm(5, 4), True, 1, 0.0, False, False, False)),
+    (aten.lstm.input, (X[0], [tensor(1, 3, 4)] * 2, lstm(5, 4)[:2], False, 1, 0.0, False, False, True)),
+    (aten.lstm.input, (X[0], [tensor(4, 3, 2)] * 2, 2 * lstm(5, 2) + 2 * lstm(4, 2), True, 2, 0.5, False, True, True)),
     (aten.matmul.default, (X, tensor(5, 4))),
     (aten.matmul.default, (X, tensor(5))),
     (aten.matmul.default, (tensor(6), X)),
@@ -425,6 +434,11 @@ def test_what_has_no_spelling_is_refused_with_its_place(name: str) -> None:
     body, message = REFUSED[name]
     with pytest.raises(UnsupportedOp, match=rf"^{re.escape(message)} \(.*\.py:\d+\)$"):
         canonicalize(capture(Network(body), X))
+
+
+def test_a_recurrent_layer_with_projections_is_refused() -> None:
+    with pytest.raises(UnsupportedOp, match=r"an LSTM with projections \(proj_size\) has no spelling"):
+        SPELLINGS[aten.lstm.input](X[0], [tensor(1, 6, 2), tensor(1, 6, 4)], [], True, 1, 0.0, False, False, False)
 
 
 def test_a_norm_of_matrices_is_refused() -> None:

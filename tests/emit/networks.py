@@ -89,6 +89,18 @@ def _written(x: Tensor) -> Tensor:
     return x
 
 
+class Recurrent(nn.Module):
+    """Two layers in both directions over the rows of a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 3, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, (h, c) = self.lstm(x[:, 0])
+        return output * h.sum(0)[:, None].repeat(1, 1, 2) + c[0, :, None].repeat(1, 1, 2)
+
+
 BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     # -- linear
     "conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 2, 3, stride=2, padding=1)),
@@ -254,6 +266,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         )
     ),
     "upsample 3d": lambda: lambda x: F.interpolate(x[:, None], (5, 6, 7), mode="trilinear"),
+    "lstm": lambda: Recurrent(),
     "index": lambda: lambda x: x[:, [2, 0, -1]] * x[:, :, :, [1, 1, 4]].sum(-1, keepdim=True),
     "index of pairs": lambda: (
         lambda x: x[:, [2, 0, -1], :, [1, -1, 4]].transpose(0, 1) + x[:, :, [0, 3], [1, -5]].sum(-1, keepdim=True)
