@@ -72,6 +72,7 @@ class Result:
         ops: ATen operators of the exported graph, forward and backward.
         float64: Worst relative L2 error of the attribution in float64, of both files' graphs.
         float32: The runtimes' median and worst relative L2 errors of the attribution in float32.
+        zero: Whether every attribution that the proof compared was zero throughout, and so proved little.
         seconds: What the export took, its proof included.
         mib: The process's largest resident memory.
         reason: Why it failed, in one line; empty where it did not.
@@ -83,6 +84,7 @@ class Result:
     ops: tuple[str, ...] = ()
     float64: float | None = None
     float32: dict[str, tuple[float, float]] = field(default_factory=dict)
+    zero: bool = False
     seconds: float = 0.0
     mib: int = 0
     reason: str = ""
@@ -104,6 +106,7 @@ class Result:
     help="Where results are kept; what is in there is not done again.",
 )
 @click.option("--retry", is_flag=True, help="Do again what failed.")
+@click.option("--known", is_flag=True, help="Export nothing, report what is known.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write a table, docs/coverage.md.")
 def main(
     subset: str | None,
@@ -114,6 +117,7 @@ def main(
     gib: int,
     results: Path,
     retry: bool,
+    known: bool,
     report: Path | None,
 ) -> None:
     """Export and prove the networks of torchvision and timm."""
@@ -125,7 +129,7 @@ def main(
     chosen = [n for n in everything if n.name in names and library in (None, n.name.partition(":")[0])]
 
     done = {name: result for name, result in read(results).items() if not (retry and result.reason)}
-    missing = [network for network in chosen if network.name not in done]
+    missing = [network for network in chosen if network.name not in done and not known]
     results.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as threads, results.open("a") as file:
         for future in as_completed([threads.submit(attempt, network, seconds, gib) for network in missing]):
@@ -135,7 +139,8 @@ def main(
             file.flush()
             click.echo(f"{len(done):>4}  {result.name:<44}{result.seconds:>7.1f} s  {result.reason or 'proven'}")
 
-    found = [(network, done[network.name]) for network in chosen]
+    untried = Result("", reason="not tried yet", clear=False)
+    found = [(network, done.get(network.name, untried)) for network in chosen]
     for line in totals(found):
         click.echo(line)
     if report:
@@ -236,9 +241,10 @@ def export(network: Network) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         artifact = exporter.export(model, (3, network.image, network.image), Path(folder) / "artifact")
         ops = operators(artifact.file("torchscript"))
+    certificate = artifact.manifest["parity"]
     errors = {
         (parity["runtime"], parity["dtype"]): (parity["relative_l2"]["median"], parity["relative_l2"]["worst"])
-        for parity in artifact.manifest["parity"]["runtimes"]
+        for parity in certificate["runtimes"]
     }
     return Result(
         network.name,
@@ -246,6 +252,7 @@ def export(network: Network) -> Result:
         ops=ops,
         float64=max((worst for (_, dtype), (_, worst) in errors.items() if dtype == "float64"), default=None),
         float32={runtime: error for (runtime, dtype), error in errors.items() if dtype == "float32"},
+        zero=certificate["zero"] == len(certificate["targets"]),
     )
 
 
