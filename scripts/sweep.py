@@ -71,6 +71,7 @@ class Result:
         parameters: How many it has.
         ops: ATen operators of the exported graph, forward and backward.
         float64: Worst relative L2 error of the attribution in float64, of both files' graphs.
+        skipped: Why there is no proof in float64, or empty.
         float32: The runtimes' median and worst relative L2 errors of the attribution in float32.
         zero: Whether every attribution that the proof compared was zero throughout, and so proved little.
         seconds: What the export took, its proof included.
@@ -83,12 +84,16 @@ class Result:
     parameters: int = 0
     ops: tuple[str, ...] = ()
     float64: float | None = None
+    skipped: str = ""
     float32: dict[str, tuple[float, float]] = field(default_factory=dict)
     zero: bool = False
     seconds: float = 0.0
     mib: int = 0
     reason: str = ""
     clear: bool = True
+
+
+UNTRIED = Result("", reason="not tried yet", clear=False)
 
 
 @click.command()
@@ -132,15 +137,18 @@ def main(
     missing = [network for network in chosen if network.name not in done and not known]
     results.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as threads, results.open("a") as file:
-        for future in as_completed([threads.submit(attempt, network, seconds, gib) for network in missing]):
-            result = future.result()
-            done[result.name] = result
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
-            click.echo(f"{len(done):>4}  {result.name:<44}{result.seconds:>7.1f} s  {result.reason or 'proven'}")
+        futures = [threads.submit(attempt, network, seconds, gib) for network in missing]
+        try:
+            for future in as_completed(futures):
+                result = future.result()
+                done[result.name] = result
+                file.write(json.dumps(asdict(result)) + "\n")
+                file.flush()
+                click.echo(f"{len(done):>4}  {result.name:<44}{result.seconds:>7.1f} s  {result.reason or 'proven'}")
+        finally:
+            threads.shutdown(cancel_futures=True)  # interrupted: what runs may end, the rest is for the next time
 
-    untried = Result("", reason="not tried yet", clear=False)
-    found = [(network, done.get(network.name, untried)) for network in chosen]
+    found = [(network, done.get(network.name, UNTRIED)) for network in chosen]
     for line in totals(found):
         click.echo(line)
     if report:
@@ -252,6 +260,7 @@ def export(network: Network) -> Result:
         ops=ops,
         float64=max((worst for (_, dtype), (_, worst) in errors.items() if dtype == "float64"), default=None),
         float32={runtime: error for (runtime, dtype), error in errors.items() if dtype == "float32"},
+        skipped=certificate["skipped"],
         zero=certificate["zero"] == len(certificate["targets"]),
     )
 
@@ -326,19 +335,27 @@ def totals(found: Found) -> list[str]:
 def document(found: Found) -> str:
     """Return the coverage table in Markdown."""
     ops = Counter(op for _, result in found for op in result.ops)
+    untried = [network.name for network, result in found if result is UNTRIED]
+    failed = [(network, result) for network, result in found if result.reason and result is not UNTRIED]
+    refused = [[n.name, _cell(r.reason), "yes" if r.clear else "no"] for n, r in failed]
+    reserved = [[n.name, _cell(f"float32 only: {r.skipped}")] for n, r in found if r.skipped]
+    reserved += [[n.name, "its attribution is zero throughout, which proves little"] for n, r in found if r.zero]
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     parts = [
         "# Coverage",
         INTRODUCTION.format(command=shlex.join(_command()), versions=versions, python=platform.python_version()),
         _table(
-            ["", "families", "networks", "proven", "share", "bar", "seconds, median"],
+            ["", "families", "networks", "tried", "proven", "share", "bar", "seconds, median"],
             [_total(group, members) for group, members in by_group(found).items()],
         ),
         "## Not exported",
-        _table(["network", "reason"], [[n.name, _cell(r.reason)] for n, r in found if r.reason]) or "None.",
+        _table(["network", "reason", "clear message"], refused) or "None.",
+        *(["## Not tried yet", ", ".join(untried) + "."] if untried else []),
+        "## Proven with a reservation",
+        _table(["network", "reservation"], reserved) or "None.",
         *(
             f"## {group[0].upper()}{group[1:]}\n\n{_table(HEAD, [_row(*member) for member in members])}"
-            for group, members in by_group(found).items()
+            for group, members in by_group([member for member in found if member[1] is not UNTRIED]).items()
         ),
         "## Operators",
         f"The {len(ops)} ATen operators of these graphs, forward and backward, and how many networks have each: "
@@ -363,10 +380,10 @@ changes sizes but no operator.
 
 The columns: *ops* counts the different ATen operators of the exported graph, forward and backward. *float64* is the
 worst relative L2 error of an attribution in double precision, of the TorchScript file and of the graph that the ONNX
-file was written from; where there is none, the network does not run in double precision. *onnxruntime* and
-*torchscript* are relative L2 errors of the files in float32, median and worst. There an attribution is discontinuous
-where a rectifier's input is within rounding of zero, so a single sample may differ as far as live autograd differs from
-itself ([what the proof is](../README.md#what-the-proof-is)). *seconds* is the whole export with its proof."""
+file was written from. *onnxruntime* and *torchscript* are relative L2 errors of the files in float32, median and worst.
+There an attribution is discontinuous where a rectifier's input is within rounding of zero, so a single sample may
+differ as far as live autograd differs from itself ([what the proof is](../README.md#what-the-proof-is)). *seconds* is
+the whole export with its proof."""
 
 RUNTIMES = ("onnxruntime", "torchscript")
 HEAD = ["network", "image", "parameters", "ops", "float64", *RUNTIMES, "seconds"]
@@ -378,27 +395,25 @@ def _command() -> list[str]:
 
 def _total(group: str, members: Found) -> list[str]:
     families = {network.family for network, _ in members}
+    tried = sum(result is not UNTRIED for _, result in members)
     seconds = [result.seconds for _, result in members if not result.reason] or [0.0]
     bar = f"{BARS[group]:.0%}" if group in BARS else "none"
     share = f"{_proven(members) / len(members):.1%}"
     median = f"{statistics.median(seconds):.0f}"
-    return [group, str(len(families)), str(len(members)), str(_proven(members)), share, bar, median]
+    return [group, str(len(families)), str(len(members)), str(tried), str(_proven(members)), share, bar, median]
 
 
 def _row(network: Network, result: Result) -> list[str]:
     name = network.name.partition(":")[2]
     if result.reason:
-        return [name, str(network.image), "not exported, see above", *[""] * 5]
+        return [name, str(network.image), "not exported, see above", *[""] * (len(HEAD) - 3)]
     return [
         name,
         str(network.image),
         f"{result.parameters:,}",
         str(len(result.ops)),
         "none" if result.float64 is None else f"{result.float64:.0e}",
-        *(
-            " / ".join(f"{error:.0e}" for error in result.float32[runtime])
-            for runtime in ("onnxruntime", "torchscript")
-        ),
+        *(" / ".join(f"{error:.0e}" for error in result.float32[runtime]) for runtime in RUNTIMES),
         f"{result.seconds:.0f}",
     ]
 
