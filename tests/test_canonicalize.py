@@ -36,6 +36,11 @@ QUERY, KEY, VALUE = tensor(2, 3, 6, 5), tensor(2, 3, 7, 5), tensor(2, 3, 7, 4)
 TIED = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]], dtype=torch.float64)
 HALF = torch.tensor(0.5, dtype=torch.float64)
 
+
+def lstm(size: int, hidden: int) -> list[Tensor]:
+    return [tensor(4 * hidden, size), tensor(4 * hidden, hidden), tensor(4 * hidden), tensor(4 * hidden) + 1]
+
+
 CALLS: list[tuple[Any, ...]] = [
     # -- what does nothing
     (aten.alias.default, (X,)),
@@ -132,6 +137,10 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.index.Tensor, (X, [None, torch.tensor([2, 0, -1])])),
     (aten.index.Tensor, (X, [None, None, torch.tensor([[5, -6], [3, 3]])])),
     (aten.index.Tensor, (X[0, 0], [torch.tensor([[1, 2], [0, 4], [5, 5]])])),
+    (aten.index.Tensor, (X, [None, torch.tensor([2, -3, 1]), torch.tensor([0, 5, -1])])),
+    (aten.index.Tensor, (X, [None, None, torch.tensor([[1], [-2]]), torch.tensor([[0, 4, 4]])])),
+    (aten.index.Tensor, (X, [None, torch.tensor([0, 2]), None, torch.tensor([[-1], [3]])])),
+    (aten.index.Tensor, (X, [torch.tensor([1, 0]), torch.tensor([2]), torch.tensor([5, 3]), torch.tensor([0, -5])])),
     (aten.index_put.default, (X, [X > 0], HALF)),
     (aten.index_put.default, (X, [X[:, :, 0, 0] > 0], HALF)),
     (aten.copy.default, (X, X + 1)),
@@ -148,6 +157,16 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.slice_scatter.default, (X, tensor(2, 3, 6, 2), -1, 1, 5, 3)),
     (aten.select_scatter.default, (X, tensor(2, 6, 5), 1, 0)),
     (aten.select_scatter.default, (X, tensor(2, 3, 6), 3, -1)),
+    # -- windows: kernel, dilation, padding, stride
+    (aten.unfold.default, (X, 2, 3, 1)),
+    (aten.unfold.default, (X, -1, 2, 3)),
+    (aten.unfold.default, (X, 1, 3, 2)),
+    (aten.im2col.default, (X, [2, 3], [1, 1], [0, 0], [1, 1])),
+    (aten.im2col.default, (X, [3, 2], [2, 1], [1, 2], [2, 3])),
+    (aten.im2col.default, (X[0], [3, 3], [1, 1], [1, 1], [2, 2])),
+    (aten.col2im.default, (tensor(2, 12, 15), [6, 5], [2, 3], [1, 1], [0, 0], [1, 1])),
+    (aten.col2im.default, (tensor(2, 6, 6), [6, 5], [3, 2], [2, 1], [1, 2], [2, 3])),
+    (aten.col2im.default, (tensor(18, 9), [6, 5], [3, 3], [1, 1], [1, 1], [2, 2])),
     # -- resampling: size, scale factors
     (aten.upsample_nearest1d.vec, (X[0], [10], None)),
     (aten.upsample_nearest1d.vec, (X[0], [7], None)),
@@ -170,6 +189,12 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.upsample_trilinear3d.vec, (X[None], None, False, [2.0, 1.5, 0.5])),
     (aten.upsample_bicubic2d.vec, (X, None, False, [2.0, 0.6])),
     (aten.upsample_bicubic2d.vec, (X, [9, 4], True, None)),
+    (aten._upsample_bilinear2d_aa.vec, (X, [3, 7], False, None)),
+    (aten._upsample_bilinear2d_aa.vec, (X, None, False, [0.4, 1.7])),
+    (aten._upsample_bilinear2d_aa.vec, (X, [4, 3], True, None)),
+    (aten._upsample_bicubic2d_aa.vec, (X, [2, 8], False, None)),
+    (aten._upsample_bicubic2d_aa.vec, (X, None, False, [0.6, 0.4])),
+    (aten._upsample_bicubic2d_aa.vec, (X, [4, 2], True, None)),
     # -- pointwise
     (aten.clip.default, (X, 0)),
     (aten.clip.default, (X, -0.5, 0.5)),
@@ -254,6 +279,10 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, tensor(6, 7))),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, tensor(6, 7) > -1)),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, None, 0.0, True), {"scale": 0.3}),
+    # -- recurrent layers: state, weights, has_biases, layers, dropout, train, bidirectional, batch_first
+    (aten.lstm.input, (X[0], [tensor(1, 6, 4)] * 2, lstm(5, 4), True, 1, 0.0, False, False, False)),
+    (aten.lstm.input, (X[0], [tensor(1, 3, 4)] * 2, lstm(5, 4)[:2], False, 1, 0.0, False, False, True)),
+    (aten.lstm.input, (X[0], [tensor(4, 3, 2)] * 2, 2 * lstm(5, 2) + 2 * lstm(4, 2), True, 2, 0.5, False, True, True)),
     (aten.matmul.default, (X, tensor(5, 4))),
     (aten.matmul.default, (X, tensor(5))),
     (aten.matmul.default, (tensor(6), X)),
@@ -335,6 +364,9 @@ NETWORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
     "einsum": lambda x: torch.einsum("nchw,ndhw->ncd", x, x),
     "parts": lambda x: torch.cat([part * i for i, part in enumerate((*x.split(2, 2), *x.chunk(3, 2)))], 2),
+    "windows": lambda x: (
+        F.fold(F.unfold(x, 3, padding=1), (6, 5), 3, padding=1) + x.unfold(2, 3, 1).sum((2, -1))[:, :, None]
+    ),
     "by a vector": lambda x: x @ torch.arange(5, dtype=x.dtype),
 }
 
@@ -373,9 +405,9 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: F.batch_norm(x, None, None, training=True),
         "batch norm without running statistics mixes the images of a batch",
     ),
-    "index by a pair": (
-        lambda x: x[:, [0, 1], [2, 3]],
-        "index by several tensors or by a mask has no spelling; index one axis by whole numbers",
+    "index by a mask": (
+        lambda x: x[:, torch.tensor([True, False, True])],
+        "index by a mask has no spelling: how much it takes depends on the data; use torch.where",
     ),
     "a diagonal": (lambda x: torch.einsum("ncii->nci", x[:, :, :5]), "einsum 'ncii->nci' takes a diagonal"),
     "a norm of order 3": (
@@ -402,6 +434,11 @@ def test_what_has_no_spelling_is_refused_with_its_place(name: str) -> None:
     body, message = REFUSED[name]
     with pytest.raises(UnsupportedOp, match=rf"^{re.escape(message)} \(.*\.py:\d+\)$"):
         canonicalize(capture(Network(body), X))
+
+
+def test_a_recurrent_layer_with_projections_is_refused() -> None:
+    with pytest.raises(UnsupportedOp, match=r"an LSTM with projections \(proj_size\) has no spelling"):
+        SPELLINGS[aten.lstm.input](X[0], [tensor(1, 6, 2), tensor(1, 6, 4)], [], True, 1, 0.0, False, False, False)
 
 
 def test_a_norm_of_matrices_is_refused() -> None:

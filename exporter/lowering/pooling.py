@@ -6,6 +6,7 @@ it must return indices. Comparing each tap of the window with the maximum needs 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -96,13 +97,15 @@ def compare_taps(
     ]
     grid: list[list[Tensor | None]] = [[None] * stride[1] for _ in range(stride[0])]
     left = ct
-    taps = [(row, column) for row in range(kernel[0]) for column in range(kernel[1])]
-    for tap in taps:
-        axes = [_shift(*axis) for axis in zip(tap, padding, stride, size, y.shape[2:], strict=True)]
-        (row, row_widths), (column, column_widths) = axes
+    rows, columns = (
+        [read for tap in range(kernel[axis]) if (read := _read(tap, padding[axis], stride[axis], *sizes))]
+        for axis, sizes in enumerate(zip(size, y.shape[2:], strict=True))
+    )
+    reads = list(itertools.product(rows, columns))
+    for index, ((row, row_widths), (column, column_widths)) in enumerate(reads, 1):
         widths = [*column_widths, *row_widths]
         part = left * (_pad(split[row][column], widths, -math.inf) == y)
-        if tap != taps[-1]:
+        if index < len(reads):
             left = left - part
         part = _pad(part, [-width for width in widths], 0)
         so_far = grid[row][column]
@@ -110,10 +113,14 @@ def compare_taps(
     return interleave(grid, size)
 
 
-def _shift(tap: int, padding: int, stride: int, size: int, windows: int) -> tuple[int, tuple[int, int]]:
-    """Return which phase a tap reads along one axis, and the widths to pad the phase with so that windows line up."""
+def _read(tap: int, padding: int, stride: int, size: int, windows: int) -> tuple[int, tuple[int, int]] | None:
+    """Return which phase a tap reads along one axis, and the widths to pad the phase with so that windows line up.
+
+    None where every window has this tap outside of the image, as with a kernel larger than the image.
+    """
     shift, phase = divmod(tap - padding, stride)
-    return phase, (-shift, shift + windows - len(range(phase, size, stride)))
+    length = len(range(phase, size, stride))
+    return (phase, (-shift, shift + windows - length)) if -windows < shift < length else None
 
 
 def _pad(x: Tensor, widths: list[int], value: float) -> Tensor:

@@ -13,9 +13,11 @@ from exporter.spellings import (
     normalization,
     pointwise,
     pooling,
+    recurrent,
     reduction,
     resampling,
     shape,
+    windows,
 )
 from exporter.spellings.table import SPELLINGS, spelling
 
@@ -27,8 +29,10 @@ __all__ = [
     "normalization",
     "pointwise",
     "pooling",
+    "recurrent",
     "reduction",
     "resampling",
     "shape",
     "spelling",
+    "windows",
 ]

@@ -14,15 +14,27 @@ from exporter.spellings.table import Number, aten, spelling
 
 @spelling(aten.index.Tensor)
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
-    """One tensor of whole numbers, for one axis; negative ones count from the end."""
-    given = [axis for axis, index in enumerate(indices) if index is not None]
-    index = indices[given[0]]
-    if len(given) > 1 or index is None or index.dtype in (torch.bool, torch.uint8):
-        raise UnsupportedOp("index by several tensors or by a mask has no spelling; index one axis by whole numbers")
-    axis = given[0]
-    flat = index.flatten()
-    taken = torch.index_select(x, axis, torch.where(flat < 0, flat + x.shape[axis], flat))
-    return taken if index.ndim == 1 else taken.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
+    """Whole numbers, for one axis or several; negative ones count from the end.
+
+    Several axes are joined, and so are their indices, in row-major order. As in NumPy, what was taken stands where the
+    axes stood, or first where they did not stand together.
+    """
+    given = {axis: index for axis, index in enumerate(indices) if index is not None}
+    if any(index.dtype in (torch.bool, torch.uint8) for index in given.values()):
+        raise UnsupportedOp("index by a mask has no spelling: how much it takes depends on the data; use torch.where")
+    first, count = min(given), len(given)
+    if max(given) - first >= count:
+        x = x.permute([*given, *(axis for axis in range(x.ndim) if axis not in given)])
+        first = 0
+    sizes = x.shape[first : first + count]
+    whole = None
+    for index, size in zip(given.values(), sizes, strict=True):
+        forward = torch.where(index < 0, index + size, index)
+        whole = forward if whole is None else whole * size + forward
+    assert whole is not None
+    joined = x.flatten(first, first + count - 1) if count > 1 else x
+    taken = torch.index_select(joined, first, whole.flatten())
+    return taken if whole.ndim == 1 else taken.reshape([*x.shape[:first], *whole.shape, *x.shape[first + count :]])
 
 
 @spelling(aten.index_put.default)

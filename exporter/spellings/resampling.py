@@ -73,20 +73,53 @@ def _bicubic(
     Keys (1981), equation 4 with a = -3/4: a tap at distance ``d <= 1`` weighs ``(a + 2) d^3 - (a + 3) d^2 + 1``, one
     further away ``a d^3 - 5 a d^2 + 8 a d - 4 a``.
     """
-    a = -0.75
     for axis, length, count, scale in _axes(x, size, scales):
         position = _positions(x, length, count, scale, align_corners)
         first, column = torch.floor(position), torch.arange(length, device=x.device)
         matrix = None
         for tap in (-1, 0, 1, 2):
             d = torch.abs(position - first - tap)
-            near = ((a + 2) * d - (a + 3)) * d * d + 1
-            weight = near if tap in (0, 1) else ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            weight = _near(d, -0.75) if tap in (0, 1) else _far(d, -0.75)
             part = weight * ((first + tap).clamp(0, length - 1) == column)
             matrix = part if matrix is None else matrix + part
         assert matrix is not None
         x = along(x, axis, matrix)
     return x
+
+
+def _near(d: Tensor, a: float) -> Tensor:
+    return ((a + 2) * d - (a + 3)) * d * d + 1
+
+
+def _far(d: Tensor, a: float) -> Tensor:
+    return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+
+def _antialiased(kernel: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def resample(
+        x: Tensor, size: Sequence[int] | None, align_corners: bool, scales: Sequence[float] | None = None
+    ) -> Tensor:
+        """One matrix for each axis: the kernel around a position, as wide as a step where that is larger than 1.
+
+        Sample ``j`` is at ``j + 1/2``; what a kernel has outside the image goes to the samples inside.
+        """
+        for axis, length, count, scale in _axes(x, size, scales):
+            step = ((length - 1) / (count - 1) if count > 1 else 0.0) if align_corners else scale
+            centre = (torch.arange(count, device=x.device)[:, None] * x.new_ones(()) + 0.5) * step
+            distance = torch.abs(torch.arange(length, device=x.device) + 0.5 - centre) / max(step, 1.0)
+            weight = kernel(distance)
+            x = along(x, axis, weight / weight.sum(1, keepdim=True))
+        return x
+
+    return resample
+
+
+def _cubic(d: Tensor) -> Tensor:
+    return _near(d, -0.5) * (d < 1) + _far(d, -0.5) * ((d >= 1) & (d < 2))
+
+
+spelling(aten._upsample_bilinear2d_aa.vec)(_antialiased(lambda d: (1 - d).clamp(min=0)))
+spelling(aten._upsample_bicubic2d_aa.vec)(_antialiased(_cubic))
 
 
 def _axes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> list[tuple[int, int, int, float]]:

@@ -89,6 +89,18 @@ def _written(x: Tensor) -> Tensor:
     return x
 
 
+class Recurrent(nn.Module):
+    """Two layers in both directions over the rows of a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 3, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, (h, c) = self.lstm(x[:, 0])
+        return output * h.sum(0)[:, None].repeat(1, 1, 2) + c[0, :, None].repeat(1, 1, 2)
+
+
 BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     # -- linear
     "conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 2, 3, stride=2, padding=1)),
@@ -247,8 +259,19 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "upsample bilinear": lambda: lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
     "upsample corners": lambda: lambda x: F.interpolate(x, (4, 9), mode="bilinear", align_corners=True),
     "upsample bicubic": lambda: lambda x: F.interpolate(x, (8, 7), mode="bicubic"),
+    "upsample antialiased": lambda: (
+        lambda x: (
+            F.interpolate(x, (4, 3), mode="bilinear", antialias=True)
+            + F.interpolate(x, (4, 3), mode="bicubic", antialias=True)
+        )
+    ),
     "upsample 3d": lambda: lambda x: F.interpolate(x[:, None], (5, 6, 7), mode="trilinear"),
+    "lstm": lambda: Recurrent(),
     "index": lambda: lambda x: x[:, [2, 0, -1]] * x[:, :, :, [1, 1, 4]].sum(-1, keepdim=True),
+    "index of pairs": lambda: (
+        lambda x: x[:, [2, 0, -1], :, [1, -1, 4]].transpose(0, 1) + x[:, :, [0, 3], [1, -5]].sum(-1, keepdim=True)
+    ),
+    "windows": lambda: lambda x: F.fold(F.unfold(x, 3, 1, 1, 2), (5, 5), 3, 1, 1, 2) * x.unfold(2, 2, 1)[..., 0],
     "index of a table": lambda: Times(lambda x, w: x + w[torch.tensor([[0, 1], [1, 3], [2, 2]])].sum(1)[:, None], 4, 5),
     "gather": lambda: lambda x: x.gather(2, x.argmax(2, keepdim=True)) + x,
     "written in place": lambda: lambda x: _written(x * 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from exporter.emit.onnx import MAX_OPSET, MIN_OPSET, TRANSLATIONS, emit, translate
-from exporter.errors import UnsupportedOp
+from exporter.errors import UnsupportedModel, UnsupportedOp
 from exporter.program import Program, to_module
 from exporter.rules import NO_GRADIENT, VJPS
 from tests.emit.networks import BODIES, IMAGE, compiled, explicit, inputs, live, network
@@ -190,6 +191,15 @@ def test_the_interface(model: onnx.ModelProto) -> None:
 def test_emit_writes_the_same_model(program: Program, model: onnx.ModelProto, tmp_path: Path) -> None:
     emit(program, tmp_path / "model.onnx", OUTPUTS, 18)
     assert onnx.load(tmp_path / "model.onnx") == model
+
+
+def test_weights_that_no_file_holds_are_refused(program: Program, tmp_path: Path) -> None:
+    weights = {"table": torch.zeros(1).expand(6 * 10**8)}  # 2.4 GB to write, 4 bytes to hold
+    with pytest.raises(
+        UnsupportedModel, match=r"holds up to 2 GB, and these weights are 2\.4 GB; .*--format torchscript"
+    ):
+        emit(dataclasses.replace(program, tensors=weights), tmp_path / "model.onnx", OUTPUTS, 18)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", [-3, -2, 4, 5, 2**62])

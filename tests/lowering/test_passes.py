@@ -159,6 +159,19 @@ def test_swap_is_what_a_transposed_convolution_needs(groups: int) -> None:
 )
 @pytest.mark.parametrize("size", [(7, 8), (9, 10), (12, 5)])
 def test_comparing_taps_equals_autograd_with_ties(kernel, stride, padding, ceil: bool, size: tuple[int, int]) -> None:
+    _compare(kernel, stride, padding, ceil, size)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(13, 1, 6), (9, 2, 4), (5, 3, 2), ((3, 13), (2, 1), (1, 6)), (2, 4, 1)]
+)
+@pytest.mark.parametrize("size", [(2, 2), (1, 3), (4, 1)])
+def test_taps_that_are_never_inside_the_image_are_left_out(kernel, stride, padding, size: tuple[int, int]) -> None:
+    """Spatial pyramids pool small images with large kernels."""
+    _compare(kernel, stride, padding, False, size)
+
+
+def _compare(kernel, stride, padding, ceil: bool, size: tuple[int, int]) -> None:
     x = torch.randint(-1, 2, (2, 3, *size)).float().requires_grad_()
     y = torch.max_pool2d(x, kernel, stride, padding, 1, ceil)
     ct = torch.randint(-3, 4, y.shape).float()

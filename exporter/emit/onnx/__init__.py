@@ -12,6 +12,7 @@ import onnx
 
 from exporter.emit.onnx import activation, linear, normalization, pointwise, pooling, reduction, shape
 from exporter.emit.onnx.emitter import TRANSLATIONS, Emitter
+from exporter.errors import UnsupportedModel
 from exporter.program import Program
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
 
 MIN_OPSET, MAX_OPSET = 17, 23
 
+LARGEST = onnx.checker.MAXIMUM_PROTOBUF
+"""Bytes that protobuf, which ONNX files are written with, serialises: 2 GB."""
+
 
 def emit(program: Program, path: Path, outputs: Sequence[str], opset: int) -> None:
     """Write a program as an ONNX file.
@@ -43,7 +47,14 @@ def emit(program: Program, path: Path, outputs: Sequence[str], opset: int) -> No
 
     Raises:
         UnsupportedOp: An operator has no translation.
+        UnsupportedModel: The weights do not fit into one file.
     """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.tensors.values())
+    if size > LARGEST:
+        raise UnsupportedModel(
+            f"an ONNX file holds up to {LARGEST / 1e9:.0f} GB, and these weights are {size / 1e9:.1f} GB; "
+            "export with --format torchscript"
+        )
     onnx.save_model(translate(program, outputs, opset), str(path))
 
 
