@@ -92,10 +92,10 @@ def test_a_network_is_proven_once_and_reported(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_has_saliports_own_message() -> None:
-    network = dataclasses.replace(NETWORKS[SMALLEST], arguments={"num_classes": 0, "global_pool": ""})
+    network = dataclasses.replace(NETWORKS[SMALLEST], arguments={"features_only": True})
     result = sweep.attempt(network, 300, 8)
     assert result.clear
-    assert result.reason.startswith("UnsupportedModel: ResNet returns a tensor of shape (1, ")
+    assert result.reason.startswith("UnsupportedModel: FeatureListNet returns list, not a tensor of logits [N, K].")
 
 
 def test_what_takes_too_long_is_stopped() -> None:
