@@ -332,6 +332,8 @@ NETWORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "norms": nn.Sequential(nn.GroupNorm(3, 3), nn.InstanceNorm2d(3), nn.LayerNorm([6, 5])).double(),
     "uneven adaptive pools": lambda x: F.adaptive_max_pool2d(x, (4, 3)) + F.adaptive_avg_pool2d(x, (4, 3)),
     "resampled": lambda x: F.interpolate(x, scale_factor=2) + F.interpolate(x, (12, 10), mode="bilinear"),
+    # the example's batch is 2: a source [2, 6, 5] must not be taken for one with a batch
+    "copied": lambda x: x[:, :2] * (x[:, :2] * 1).copy_(torch.arange(60, dtype=x.dtype).reshape(2, 6, 5)),
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
     "einsum": lambda x: torch.einsum("nchw,ndhw->ncd", x, x),
     "parts": lambda x: torch.cat([part * i for i, part in enumerate((*x.split(2, 2), *x.chunk(3, 2)))], 2),

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
+from exporter.program import same_shape
 
 
 def _row_of_weight(match: Match) -> Any:
@@ -52,7 +53,7 @@ def _broadcast(match: Match) -> Any:
 def _narrow(match: Match, a: Any, b: Any, product: fx.Node) -> Any:
     """Return a factor before its ``expand`` if the other factor has the product's shape: multiplying broadcasts."""
     expand = producer(a, aten.expand.default)
-    full = isinstance(b, fx.Node) and b.meta["val"].shape == product.meta["val"].shape
+    full = isinstance(b, fx.Node) and same_shape(b.meta["val"], product.meta["val"])
     return match.value(a if expand is None or not full else expand.args[0])
 
 
