@@ -12,9 +12,11 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.overrides import TorchFunctionMode
 
 from exporter.errors import UnsupportedModel
 from exporter.program import SCOPE, SOURCE, Program
@@ -128,7 +130,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     # torch.export specialises sizes 0 and 1, so the batch that it sees must be larger.
     image = example[:1].expand(2, *example.shape[1:]).clone()
     try:
-        with _quiet():
+        with _quiet(), _WithoutDropout():
             exported = torch.export.export(model, (image,), dynamic_shapes=({0: Dim(BATCH)},))
             return exported.run_decompositions({})  # functional: no operator writes into a tensor
     except Exception as error:
@@ -141,6 +143,26 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
                 "describes it. Rewrite the branch with torch.where, or export the branch that you need."
             ) from error
         raise UnsupportedModel(f"torch.export cannot capture {_name(model)}: {_first_line(error)}") from error
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Lets a dropout that does nothing return its input itself, as PyTorch does.
+
+    torch.export takes the result for a copy: what is then written into one of the two would be missing in the other.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a call, or leave it out."""
+        kwargs = kwargs or {}
+        if func in (F.dropout, torch.dropout) and not _drops(*args, **kwargs):
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+def _drops(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True) -> bool:
+    return p > 0 and training and train
 
 
 @contextlib.contextmanager
