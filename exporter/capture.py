@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind
+from torch.overrides import TorchFunctionMode
 
 from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel
@@ -152,7 +154,7 @@ def _export(network: Network) -> torch.export.ExportedProgram:
         for given in network.signature.inputs
     )
     try:
-        with _quiet():
+        with _quiet(), _WithoutDropout():
             exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return exported.run_decompositions({})  # functional: no operator writes into a tensor
     except Exception as error:
@@ -182,6 +184,26 @@ def _why(network: Network, name: str, other: int) -> str:
     resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
     error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
     return f"; at {other} it raises: {_first_line(error)}{_line_of(error)}" if isinstance(error, Exception) else ""
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Lets a dropout that does nothing return its input itself, as PyTorch does.
+
+    torch.export takes the result for a copy: what is then written into one of the two would be missing in the other.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a call, or leave it out."""
+        kwargs = kwargs or {}
+        if func in (F.dropout, torch.dropout) and not _drops(*args, **kwargs):
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+def _drops(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True) -> bool:
+    return p > 0 and training and train
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from exporter.dynamic import Dimension, implied
 from exporter.errors import UnsupportedOp
@@ -109,6 +110,15 @@ def retrace(program: Program, function: Callable[..., tuple[Tensor, ...]]) -> Pr
 def fake_mode_of(values: list[Tensor]) -> Any:
     """Return the fake mode that the values live in."""
     return values[0].fake_mode  # type: ignore[attr-defined]
+
+
+def same_shape(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors have the same shape at every batch size.
+
+    ``a.shape == b.shape`` would compare a size of 2 with the dynamic batch by the example's, and where that is 2 fix
+    the batch for good.
+    """
+    return a.ndim == b.ndim and all(statically_known_true(n == m) for n, m in zip(a.shape, b.shape, strict=True))
 
 
 def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.Node, fx.Node]:

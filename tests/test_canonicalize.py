@@ -275,6 +275,9 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.einsum.default, ("...ij,kj->k...i", [X, tensor(4, 5)])),
     (aten.einsum.default, ("...ij,...jk->...ik", [X, tensor(5, 4)])),
     (aten.einsum.default, ("nchw->cn", [X])),
+    (aten.einsum.default, ("nchw,nchv->nhwv", [X, X[:, :, :1]])),  # an axis of size 1 is stretched
+    (aten.einsum.default, ("nchw,nchv->nwv", [X[:, :, :1], X])),
+    (aten.einsum.default, ("...ij,...jk", [X[:, :1], tensor(2, 3, 5, 4)])),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE)),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, tensor(6, 7))),
     (aten.scaled_dot_product_attention.default, (QUERY, KEY, VALUE, tensor(6, 7) > -1)),
@@ -358,6 +361,8 @@ NETWORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "a view of a clone": lambda x: x.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(-1, 90),
     "pad": lambda x: F.pad(x, (1, 0, 2, -1), value=3.0),
     "written in place": lambda x: _written(x * 1),
+    # the example's batch is 2: a source [2, 6, 5] must not be taken for one with a batch
+    "copied": lambda x: x[:, :2] * (x[:, :2] * 1).copy_(torch.arange(60, dtype=x.dtype).reshape(2, 6, 5)),
     "norms": nn.Sequential(nn.GroupNorm(3, 3), nn.InstanceNorm2d(3), nn.LayerNorm([6, 5])).double(),
     "uneven adaptive pools": lambda x: F.adaptive_max_pool2d(x, (4, 3)) + F.adaptive_avg_pool2d(x, (4, 3)),
     "resampled": lambda x: F.interpolate(x, scale_factor=2) + F.interpolate(x, (12, 10), mode="bilinear"),

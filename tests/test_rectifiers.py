@@ -16,6 +16,7 @@ from exporter.differentiate import differentiate
 from exporter.methods import METHODS
 from exporter.program import to_module
 from exporter.rectifiers import RANGES, active, rectifier_ceiling
+from tests.oracle import attribute
 
 aten = torch.ops.aten
 inf = math.inf
@@ -201,3 +202,30 @@ def test_a_clip_that_is_no_rectifier_is_differentiated_alike_by_every_method() -
     for method in METHODS.values():
         _, attribution = to_module(differentiate(program, method))(x, torch.tensor([0]))
         assert attribution.tolist() == [[0, 0, -3, -3, -3, 0, 0]]
+
+
+UNJUDGED = {"a part in place", "one nn.ReLU twice"}
+"""The backward graph hides a write into a part; and autograd refuses to overwrite what a ReLU has returned."""
+
+
+@pytest.mark.parametrize("spelling", sorted(set(SPELLINGS) - UNJUDGED))
+def test_the_judge_of_the_other_tests_knows_every_spelling(spelling: str) -> None:
+    """By the same tables: tests/oracle.py reads rectifiers off the backward graph that PyTorch built."""
+    rectify, table = SPELLINGS[spelling]
+    x, g, *_ = (torch.tensor(column) for column in zip(*table, strict=True))
+    for method, column in COLUMN.items():
+        _, attribution = attribute(Rectified(rectify, g), x[None], torch.tensor([0]), method)
+        assert attribution[0].tolist() == [row[column] for row in table]
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [F.hardtanh, lambda x: x.clamp(-1, 1), lambda x: x.clamp(max=1), lambda x: F.threshold(x, 1, 0)],
+    ids=["hardtanh", "clamp", "clamp from above", "threshold"],
+)
+def test_the_judge_leaves_other_clips_alone(clip: Callable[[Tensor], Tensor]) -> None:
+    x, target = torch.tensor([[-2.0, -0.5, 0.0, 0.5, 2.0]]), torch.tensor([0])
+    model = Rectified(clip, torch.full((5,), -3.0))
+    _, plain = attribute(model, x, target, "gradient", rectified=False)
+    for method in METHODS:
+        assert torch.equal(attribute(model, x, target, method, rectified=False)[1], plain)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
+from exporter.program import same_shape
 
 
 def _row_of_weight(match: Match) -> Any:
@@ -52,7 +53,8 @@ def _broadcast(match: Match) -> Any:
 def _narrow(match: Match, a: Any, b: Any, product: fx.Node) -> Any:
     """Return a factor before its ``expand`` if the other factor has the product's shape: multiplying broadcasts."""
     expand = producer(a, aten.expand.default)
-    full = getattr(getattr(b, "meta", {}).get("val"), "shape", None) == product.meta["val"].shape
+    value = b.meta["val"] if isinstance(b, fx.Node) else None
+    full = isinstance(value, Tensor) and same_shape(value, product.meta["val"])
     return match.value(a if expand is None or not full else expand.args[0])
 
 

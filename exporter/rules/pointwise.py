@@ -72,6 +72,12 @@ def rsub(ct: Tensor, y: Tensor, a: Tensor, b: Tensor | Number, alpha: Number = 1
     return unbroadcast(ct * -alpha, a)
 
 
+@vjp(aten.rsub.Tensor, wrt=1)
+def rsub_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor, alpha: Number = 1) -> Tensor:
+    """``d(b - alpha a)/db = 1``; returns b's shape."""
+    return unbroadcast(ct, b)
+
+
 @vjp(aten.mul.Tensor, aten.mul.Scalar)
 def mul(ct: Tensor, y: Tensor, a: Tensor, b: Tensor | Number) -> Tensor:
     """``d(a b)/da = b``; returns a's shape."""

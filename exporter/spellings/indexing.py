@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.program import same_shape
 from exporter.spellings.table import Number, aten, spelling
 
 
@@ -50,7 +51,7 @@ def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accu
 def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """The new value, in the old one's shape and dtype."""
     source = source if source.dtype == x.dtype else source.type_as(x)
-    return source.expand(x.shape) if source.shape != x.shape else source
+    return source if same_shape(source, x) else source.expand(x.shape)
 
 
 @spelling(aten.zero.default)

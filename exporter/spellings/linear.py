@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,13 +89,35 @@ def _pair(a: Tensor, left: str, b: Tensor, right: str, kept: set[str]) -> tuple[
     batch = [letter for letter in left if letter in right and letter in kept]
     inner = [letter for letter in left if letter in right and letter not in kept]
     rows, columns = ([letter for letter in term if letter not in batch + inner] for term in (left, right))
-    size = dict(zip(left + right, [*a.shape, *b.shape], strict=True))
+    size = _sizes(zip(left + right, [*a.shape, *b.shape], strict=True))
+    a, b = (
+        x.expand([size[letter] for letter in term]) if _stretched(x, term, size) else x
+        for x, term in ((a, left), (b, right))
+    )
     shapes = [[size[letter] for letter in letters] for letters in (batch, rows, inner, columns)]
     a = a.permute([left.index(letter) for letter in batch + rows + inner])
     b = b.permute([right.index(letter) for letter in batch + inner + columns])
     a = a.reshape([*shapes[0], math.prod(shapes[1]), math.prod(shapes[2])])
     b = b.reshape([*shapes[0], math.prod(shapes[2]), math.prod(shapes[3])])
     return torch.matmul(a, b).reshape([*shapes[0], *shapes[1], *shapes[3]]), "".join(batch + rows + columns)
+
+
+def _sizes(lengths: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return each letter's size: as everywhere, an axis of size 1 is stretched to another's."""
+    size: dict[str, int] = {}
+    for letter, length in lengths:
+        if letter not in size or _is_one(size[letter]):
+            size[letter] = length
+    return size
+
+
+def _stretched(x: Tensor, letters: str, size: Mapping[str, int]) -> bool:
+    return any(_is_one(n) and not _is_one(size[letter]) for n, letter in zip(x.shape, letters, strict=True))
+
+
+def _is_one(n: int) -> bool:
+    """Tell a static size of 1 from any other; to compare a dynamic one would fix it."""
+    return isinstance(n, int) and n == 1
 
 
 def _sum_out(x: Tensor, letters: str, kept: set[str]) -> tuple[Tensor, str]:

@@ -114,6 +114,10 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "conv_transpose3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.ConvTranspose3d(1, 2, 2)),
     "conv same": lambda: nn.Conv2d(3, 4, (2, 3), padding="same", dilation=(1, 2)),
     "conv transpose groups dilation": lambda: nn.ConvTranspose2d(3, 6, 3, (1, 2), 2, (0, 1), 3, False, (2, 2)),
+    "conv transpose output padding": lambda: nn.Sequential(
+        nn.ConvTranspose2d(3, 2, 3, 1, 1, output_padding=1, dilation=2),
+        nn.ConvTranspose2d(2, 2, (3, 1), (1, 2), 0, output_padding=(2, 1), dilation=3),
+    ),
     "baddbmm": lambda: lambda x: torch.baddbmm(x[:, 0, :5], x[:, 1].transpose(1, 2), x[:, 2], beta=2, alpha=0.5),
     "addmm of images": lambda: Times(lambda x, w: torch.addmm(x.flatten(1), x.flatten(1), w), 90, 90),
     "addmm of a computed weight": lambda: Times(lambda x, w: _weighted(x, w), 90, 4),

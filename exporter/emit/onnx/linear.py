@@ -51,15 +51,25 @@ def _conv_transpose(
     dilation: Sequence[int] = (1,),
 ) -> str:
     axes = x.ndim - 2
+    stride, padding, extra = (per_axis(setting, axes) for setting in (stride, padding, output_padding))
+    after = list(padding)
+    zeros = [0] * axes
+    for axis, (s, p, more) in enumerate(zip(stride, padding, extra, strict=True)):
+        if (
+            more >= s
+        ):  # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros
+            zeros[axis] = max(0, -(-(more - p) // s))
+            after[axis], extra[axis] = p - more + s * zeros[axis], 0
+    longer = e.op("Pad", x, e.constant([0] * (axes + 4) + zeros)) if any(zeros) else x
     return e.op(
         "ConvTranspose",
-        x,
+        longer,
         weight,
         bias,
         kernel_shape=list(weight.shape[2:]),
-        strides=per_axis(stride, axes),
-        pads=per_axis(padding, axes) * 2,
-        output_padding=per_axis(output_padding, axes),
+        strides=stride,
+        pads=[*padding, *after],
+        output_padding=extra,
         dilations=per_axis(dilation, axes),
         group=groups,
     )

@@ -1,0 +1,133 @@
+"""Random networks: eager, TorchScript and onnxruntime agree with live autograd; ``scripts/fuzz.py`` runs many more."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, seed, settings
+from torch import Tensor, nn
+
+from exporter.rectifiers import RANGES
+from exporter.rules import VJPS
+from tests.fuzzing.explore import Exploration, explore
+from tests.fuzzing.generator import networks
+from tests.fuzzing.magnitudes import Magnitudes
+from tests.fuzzing.network import REAL, WHOLE, Network, make
+from tests.fuzzing.templates import TEMPLATES, Template
+
+aten = torch.ops.aten
+PARTS, NETWORKS = 6, 20
+
+AT_ONCE = 8
+"""How many templates a network is asked to have when all of them are tried."""
+
+NEVER_DRAWN: dict[str, str] = {}
+"""Operators with a rule that no random network has -> why."""
+
+
+def groups() -> list[tuple[str, int, tuple[Template, ...]]]:
+    """Return every template once, with others for the same kind and rank of network."""
+    alike: dict[tuple[str, int], list[Template]] = {}
+    for template in TEMPLATES.values():
+        kind = WHOLE if WHOLE in template.kinds else REAL
+        rank = next(rank for rank in (4, 3, 5, 2) if rank in template.ranks)
+        alike.setdefault((kind, rank), []).append(template)
+    found = []
+    for (kind, rank), templates in alike.items():
+        count = -(-len(templates) // AT_ONCE)
+        found += [(kind, rank, tuple(templates[start::count])) for start in range(count)]  # families mixed
+    return found
+
+
+@functools.cache
+def tour() -> list[Exploration]:
+    """Check networks that have every template between them; one of its own for each that found no place."""
+    found = [explore(0, 2, networks(templates, kind, rank)) for kind, rank, templates in groups()]
+    written = {name for one in found for name in one.templates}
+    left = [template for name, template in TEMPLATES.items() if name not in written]
+    return found + [explore(0, 2, networks((template,), template.kinds[0], template.ranks[-1])) for template in left]
+
+
+def agreed(found: Exploration) -> None:
+    assert not found.failure, found.failure
+    assert sum(found.refused.values()) <= 0.05 * len(found.digests), found.refused
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_networks_agree(part: int) -> None:
+    agreed(explore(part, NETWORKS))
+
+
+def test_every_template_agrees() -> None:
+    for found in tour():
+        assert not found.failure, found.failure
+        assert not found.refused
+    written = {name for found in tour() for name in found.templates}
+    assert set(TEMPLATES) - written == set()
+
+
+def test_every_rule_is_tried() -> None:
+    """Each operator with a rule, and each that may be a rectifier, is in some network of the tour."""
+    tried = {name for found in tour() for name in found.operators}
+    ours = {str(op) for op, _ in VJPS} | {str(op) for op in RANGES}
+    assert ours - tried == set(NEVER_DRAWN)
+
+
+def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And reported with a file that anyone can export."""
+    monkeypatch.setitem(VJPS, (aten.mul.Tensor, 0), lambda ct, y, a, b: ct * a)
+    found = explore(0, 20, networks((TEMPLATES["{x} * {w}"],), WHOLE), shrink=False)
+    assert found.failure.startswith("eager, batch of ")
+    assert "autograd's" in found.failure
+    message, _, source = found.failure.partition('\n\n"""')
+    assert message
+    assert isinstance(make(f'"""{source}'), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("function", "exact"),
+    [
+        (lambda x: x.sum(), True),
+        (lambda x: x.mean(), True),
+        (lambda x: x[:3].mean(), False),
+        (lambda x: (x * 2.0**20).sum(), False),
+        (lambda x: (x * 2.0**20).diff().sum(), False),
+        (lambda x: x * 2.0**-25, False),
+        (lambda x: x / 0, False),
+    ],
+    ids=["sum", "mean", "a third", "too large", "too large on the way", "too fine", "infinite"],
+)
+def test_what_float32_holds_is_known(function: Callable[[Tensor], Tensor], exact: bool) -> None:
+    with Magnitudes() as seen:
+        function(torch.arange(8, dtype=torch.float64))
+    assert seen.exact == exact
+
+
+def test_the_networks_have_ties_and_zeros() -> None:
+    """Without them to agree to the bit would prove less."""
+    seen: Counter[str] = Counter()
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (F.relu, torch.relu, Tensor.relu_, Tensor.clamp):
+                seen["zeros"] += int((args[0] == 0).sum())
+            if func is F.max_pool2d and min(args[0].shape[-2:]) > 1:
+                windows = F.unfold(args[0].flatten(0, 1)[:, None], 2)
+                seen["ties"] += int(((windows == windows.amax(1, keepdim=True)).sum(1) > 1).sum())
+            return func(*args, **(kwargs or {}))
+
+    @seed(0)
+    @settings(max_examples=60, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(networks(kind=WHOLE))
+    def run(network: Network) -> None:
+        model = network.module()
+        with Watch(), torch.no_grad():
+            model(network.images()[0])
+
+    run()
+    assert min(seen["zeros"], seen["ties"]) > 100
