@@ -80,6 +80,8 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.max_pool2d.default, (X, [2, 2])),
     (aten.max_pool2d.default, (X, [3, 2], [2, 1], [1, 0])),
     (aten.max_pool2d.default, (X, [2, 2], [3, 2], [1, 1], [2, 1], True)),
+    (aten.max_pool2d.default, (X, [2, 2], [2, 2], [1, 1], [3, 2], True)),
+    (aten.max_pool3d.default, (X, [2, 2, 2], [1, 2, 2], [1, 1, 0], [1, 3, 3], True)),
     (aten.adaptive_avg_pool2d.default, (X, [1, 1])),
     (aten.adaptive_avg_pool2d.default, (X, [6, 5])),
     (aten.adaptive_avg_pool2d.default, (X, [3, 1])),

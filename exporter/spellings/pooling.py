@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,34 +13,38 @@ from exporter.rules.linear import per_axis
 from exporter.spellings.table import aten, spelling
 
 
-@spelling(aten.max_pool2d.default)
-def _max_pool2d(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Tensor:
-    """With the argmax, which the vjp needs.
+def _max_pool(axes: int) -> Callable[..., Tensor]:
+    pool = {2: aten.max_pool2d_with_indices, 3: aten.max_pool3d_with_indices}[axes]
 
-    What ceil mode adds to an image of varying size is written out as a border of minus infinity.
-    """
-    y: Tensor = aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil_mode)[0]
-    if not ceil_mode or all(isinstance(length, int) for length in x.shape[-2:]):
-        return y
-    widths: list[int] = []
-    settings = (per_axis(setting, 2) for setting in (kernel, stride or kernel, padding, dilation))
-    for length, n, k, s, p, d in reversed(list(zip(x.shape[-2:], y.shape[-2:], *settings, strict=True))):
-        widths += [0, (n - 1) * s + d * (k - 1) + 1 - 2 * p - length]
-    x = torch.constant_pad_nd(x, widths, -math.inf)
-    return aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation)[0]
+    def spelled(
+        x: Tensor,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil_mode: bool = False,
+    ) -> Tensor:
+        """With the argmax, which the vjp needs.
+
+        In ceil mode the border of minus infinity is written out where the image's size varies, and where it is as
+        wide as the kernel, as a dilation allows and onnxruntime does not.
+        """
+        y: Tensor = pool(x, kernel, stride, padding, dilation, ceil_mode)[0]
+        if not ceil_mode:
+            return y
+        kernel, stride, padding, dilation = (per_axis(v, axes) for v in (kernel, stride or kernel, padding, dilation))
+        every = zip(x.shape[-axes:], y.shape[-axes:], kernel, stride, padding, dilation, strict=True)
+        after = [(n - 1) * s + d * (k - 1) + 1 - p - length for length, n, k, s, p, d in every]
+        if all(isinstance(width, int) and width < k for width, k in zip(after, kernel, strict=True)):
+            return y
+        borders = [width for pair in reversed(list(zip(padding, after, strict=True))) for width in pair]
+        return pool(torch.constant_pad_nd(x, borders, -math.inf), kernel, stride, [0] * axes, dilation)[0]
+
+    return spelled
 
 
-@spelling(aten.max_pool3d.default)
-def _max_pool3d(x: Tensor, *args: Any) -> Tensor:
-    """With the argmax, which the vjp needs."""
-    return aten.max_pool3d_with_indices(x, *args)[0]
+spelling(aten.max_pool2d.default)(_max_pool(2))
+spelling(aten.max_pool3d.default)(_max_pool(3))
 
 
 @spelling(aten.max_pool1d.default)
@@ -55,7 +58,7 @@ def _max_pool1d(
 ) -> Tensor:
     """In two dimensions, one high."""
     settings = [1, *kernel], [1, *(stride or kernel)], [0, *padding], [1, *dilation], ceil_mode
-    return aten.max_pool2d_with_indices(x.unsqueeze(-2), *settings)[0].squeeze(-2)
+    return _max_pool(2)(x.unsqueeze(-2), *settings).squeeze(-2)
 
 
 @spelling(aten.avg_pool1d.default)

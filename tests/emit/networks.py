@@ -158,6 +158,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "adaptive_max_pool2d": lambda: nn.AdaptiveMaxPool2d((4, 3)),
     "max_pool2d": lambda: nn.MaxPool2d(3, stride=2, padding=1),
     "max_pool2d ceil": lambda: nn.MaxPool2d(2, stride=(3, 2), ceil_mode=True),
+    "max_pool2d ceil, dilation": lambda: nn.MaxPool2d(2, stride=2, padding=1, dilation=3, ceil_mode=True),
     "max_pool2d dilation": lambda: nn.MaxPool2d(2, stride=1, padding=1, dilation=2),
     "avg_pool2d": lambda: nn.AvgPool2d(2),
     "avg_pool2d padding": lambda: nn.AvgPool2d(3, stride=2, padding=1),
