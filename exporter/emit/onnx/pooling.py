@@ -34,6 +34,17 @@ def _end_padding(
     ]
 
 
+def _without_end(e: Emitter, index: str, padded: Sequence[int], size: Sequence[int]) -> str:
+    """Count flat positions of an image padded at its end in the image itself: axis by axis, from the last."""
+    found, step = None, 1
+    for longer, length in zip(reversed(padded), reversed(size), strict=True):
+        position = e.op("Mul", e.op("Mod", index, e.constant(longer)), e.constant(step))
+        found = position if found is None else e.op("Add", found, position)
+        index, step = e.op("Div", index, e.constant(longer)), step * length
+    assert found is not None
+    return found
+
+
 def _max_pool(axes: int) -> Translation:
     def translation(
         e: Emitter,
@@ -46,22 +57,31 @@ def _max_pool(axes: int) -> Translation:
     ) -> list[str]:
         kernel, padding, dilation = (per_axis(v, axes) for v in (kernel, padding, dilation))
         stride = per_axis(stride, axes) if len(stride) else kernel
-        fake, size = e.node.meta["val"][0], x.shape[-axes:]
-        extra = _end_padding(ceil_mode, size, fake.shape[-axes:], kernel, stride, padding, dilation)
+        fake = e.node.meta["val"][0]
+        extra = _end_padding(ceil_mode, x.shape[-axes:], fake.shape[-axes:], kernel, stride, padding, dilation)
         wants_indices = any(user.args[1] == 1 for user in e.node.users)
+        after = [p + more for p, more in zip(padding, extra, strict=True)]
+        source, size = x, list(x.shape[-axes:])
+        wide = [width if width >= k else 0 for width, k in zip(after, kernel, strict=True)]
+        if any(wide):  # no ONNX pool pads as much as a dilated window may need
+            pads = e.constant([0] * (x.ndim + x.ndim - axes) + wide)
+            source = e.op("Pad", x, pads, e.constant(-math.inf, x.dtype))
+            size = [length + width for length, width in zip(size, wide, strict=True)]
+            after = [0 if width else own for width, own in zip(wide, after, strict=True)]
         found = e.op(
             "MaxPool",
-            x,
+            source,
             outputs=2 if wants_indices else 1,
             kernel_shape=kernel,
             strides=stride,
-            pads=[*padding, *(p + more for p, more in zip(padding, extra, strict=True))],
+            pads=[*padding, *after],
             dilations=dilation,
         )
         if not wants_indices:
             return [found]
         # ONNX counts from the start of the tensor, PyTorch from the start of the channel.
-        return [found[0], e.op("Mod", found[1], e.as_value(math.prod(size), torch.int64))]
+        index = e.op("Mod", found[1], e.as_value(math.prod(size), torch.int64))
+        return [found[0], _without_end(e, index, size, x.shape[-axes:]) if any(wide) else index]
 
     return translation
 
