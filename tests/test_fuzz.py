@@ -18,7 +18,7 @@ from tests.fuzzing.explore import Exploration, explore
 from tests.fuzzing.generator import networks
 from tests.fuzzing.magnitudes import Magnitudes
 from tests.fuzzing.network import REAL, WHOLE, Network, make
-from tests.fuzzing.templates import TEMPLATES, Template
+from tests.fuzzing.templates import IMAGES, TEMPLATES, Template
 
 aten = torch.ops.aten
 PARTS, NETWORKS = 6, 20
@@ -26,17 +26,22 @@ PARTS, NETWORKS = 6, 20
 AT_ONCE = 8
 """How many templates a network is asked to have when all of them are tried."""
 
-NEVER_DRAWN: dict[str, str] = {}
+NEVER_DRAWN = {
+    "aten.squeeze.default": "would take away the batch of one image",
+    "aten.to.dtype": "torch.export writes _to_copy",
+    "aten.view.default": "canonicalize writes reshape",
+}
 """Operators with a rule that no random network has -> why."""
 
 
 def groups() -> list[tuple[str, int, tuple[Template, ...]]]:
-    """Return every template once, with others for the same kind and rank of network."""
+    """Return every template, with others for the same kind and rank of network."""
     alike: dict[tuple[str, int], list[Template]] = {}
     for template in TEMPLATES.values():
         kind = WHOLE if WHOLE in template.kinds else REAL
-        rank = next(rank for rank in (4, 3, 5, 2) if rank in template.ranks)
-        alike.setdefault((kind, rank), []).append(template)
+        ranks = [rank for rank in (4, 3, 5, 2) if rank in template.ranks]
+        for rank in ranks if template.ranks == IMAGES else ranks[:1]:  # its operator depends on the rank
+            alike.setdefault((kind, rank), []).append(template)
     found = []
     for (kind, rank), templates in alike.items():
         count = -(-len(templates) // AT_ONCE)
@@ -66,7 +71,7 @@ def test_random_networks_agree(part: int) -> None:
 def test_every_template_agrees() -> None:
     for found in tour():
         assert not found.failure, found.failure
-        assert not found.refused
+        assert found.templates, found.refused
     written = {name for found in tour() for name in found.templates}
     assert set(TEMPLATES) - written == set()
 

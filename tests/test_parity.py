@@ -105,7 +105,7 @@ def test_the_packaged_reference_equals_the_oracle(name: str, method: str) -> Non
     model, shape = network(name)
     images, target = torch.randn(3, *shape), torch.tensor([-1, 3, 0])
     logits, attribution = attribute(model, images, target, method)
-    found_logits, found, _ = live(model, images, target, method)
+    found_logits, (found,), _ = live(model, images, target, method)
     assert torch.equal(found_logits, logits)
     assert max(relative_l2(found.numpy(), attribution.numpy())) < 1e-6
 

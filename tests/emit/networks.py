@@ -160,6 +160,10 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "max_pool2d ceil": lambda: nn.MaxPool2d(2, stride=(3, 2), ceil_mode=True),
     "max_pool2d ceil, dilation": lambda: nn.MaxPool2d(2, stride=2, padding=1, dilation=3, ceil_mode=True),
     "max_pool2d dilation": lambda: nn.MaxPool2d(2, stride=1, padding=1, dilation=2),
+    "max_pool2d dilation ceil": lambda: nn.MaxPool2d(2, (2, 4), (1, 0), 2, ceil_mode=True),
+    "max_pool3d dilation ceil": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 3)), nn.MaxPool3d(2, (3, 3, 4), (1, 1, 0), 2, ceil_mode=True)
+    ),
     "avg_pool2d": lambda: nn.AvgPool2d(2),
     "avg_pool2d padding": lambda: nn.AvgPool2d(3, stride=2, padding=1),
     "avg_pool2d without padding": lambda: nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),

@@ -196,7 +196,7 @@ class Draft:
 
     def unread(self) -> list[Operand]:
         """Return the values that no statement reads, and the last one."""
-        statements = [re.sub(r"^v\d+ = ", "", statement) for statement in self.body]
+        statements = [_without_target(statement) for statement in self.body]
 
         def read(x: Operand) -> bool:
             name = re.compile(rf"\b{re.escape(x.name)}(?![\w])")
@@ -245,6 +245,15 @@ class _Drawn:
 
     def __format__(self, spec: str) -> str:
         return str(self.draw(spec))
+
+
+def _without_target(statement: str) -> str:
+    """Leave out what a statement gives a value to: a new name, or what it writes into in place."""
+    assigned = re.match(r"v\d+ = ", statement)
+    if assigned:
+        return statement[assigned.end() :]
+    target = re.search(r"\b(?:x|v\d+)\b", statement)
+    return re.sub(rf"\b{target[0]}\b", "", statement) if target else statement
 
 
 def _broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

@@ -114,7 +114,7 @@ def _finish(draft: Draft, classes: int) -> str:
     """Let every value that nothing has read yet have a say in the logits; return their expression."""
     if not any(TEMPLATES[name].family == "rectifier" for name in draft.templates if name in TEMPLATES):
         assume(draft.add(_RECTIFIER))
-    vectors = [_one_of(draft, _TO_VECTORS, x) if len(x.shape) > 2 else x for x in draft.unread()[-3:]]
+    vectors = [_one_of(draft, _TO_VECTORS, x) if len(x.shape) > 2 else x for x in draft.unread()]
     vector = vectors[0]
     if len(vectors) > 1:
         vector = _named(draft, f"torch.cat([{', '.join(x.name for x in vectors)}], 1)")

@@ -59,7 +59,7 @@ class Magnitudes(TorchDispatchMode):
         if any(part in func.__name__ for part in SUMS) and not func._schema.is_mutable:
             bound = func(*_absolute(args), **_absolute(kwargs))
         found = func(*args, **kwargs)
-        for value in _floating(found):
+        for value in () if "empty" in func.__name__ else _floating(found):  # what is to be written yet is no value
             self._look(value)
         for value in _floating(bound):
             self.largest = max(self.largest, value.abs().max().item())

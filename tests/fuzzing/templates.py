@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Writer = Callable[["Draft", "Operand"], str]
 ANY_RANK = (2, 3, 4, 5)
+IMAGES = (3, 4, 5)
 BOTH = (WHOLE, REAL)
 
 
@@ -334,7 +335,7 @@ _texts(
         "{x}.min({axis})[0]",
         "{x}.sum((1, 2), keepdim=True)[:, 0]",
     ),
-    ranks=(3, 4, 5),
+    ranks=IMAGES,
 )
 _texts(
     "reduction",
@@ -388,7 +389,7 @@ _texts(
         "{x}[..., [0, {int:0,2}, {int:0,2}]]",
         "{x}.index_select({axis}, torch.tensor([{int:0,2}, {int:0,1}]))",
         "{x}.gather({axis}, {x}.argmax({axis}, keepdim=True))",
-        "{x}.gather(-1, {y}.argmax(-1, keepdim=True).expand_as({x}))",
+        "{x}.gather(-1, (-{x}).argmax(-1, keepdim=True).expand_as({x}))",
         "{x}.flip({axis})",
         "{x}.flip({axes})",
         "{x}.roll({n}, {axis})",
@@ -404,6 +405,7 @@ _texts(
         "{x}.unsqueeze({pick:1 or 2 or -1})",
         "{x}.squeeze({pick:1 or -1})",
         "{x}[:, :1].squeeze(1)",
+        "{x}[:, None, None].squeeze((1, 2))",
         "{x}[:, None]",
         "{m:nn.Flatten()}({x})",
         "{x}.swapaxes(1, -1)",
@@ -441,7 +443,7 @@ _texts(
         "F.pad({x}, ({int:0,1}, 1), value={n})",
         "F.interpolate({x}, scale_factor={int:1,3})",
     ),
-    ranks=(3, 4, 5),
+    ranks=IMAGES,
 )
 _texts(
     "shape",
@@ -497,7 +499,7 @@ _texts("shape", ("F.interpolate({x}, ({int:2,5}, 3, {int:2,5}), mode='trilinear'
 # -- products --------------------------------------------------------------------------------------------------------
 
 
-@_writes("product", (3, 4, 5))
+@_writes("product", IMAGES)
 def conv(draft: Draft, x: Operand) -> str:
     """A convolution module; a strided, dilated, grouped or oddly padded one."""
     groups = draft.divisor(x.channels)
@@ -514,13 +516,13 @@ def conv(draft: Draft, x: Operand) -> str:
     return f"{draft.layer(f'nn.Conv{x.spatial}d', arguments)}({x})"
 
 
-@_writes("product", (3, 4, 5))
+@_writes("product", IMAGES)
 def pointwise_conv(draft: Draft, x: Operand) -> str:
     """One tap a channel pair: it keeps the image's size, whatever that is."""
     return f"{draft.module(f'nn.Conv{x.spatial}d({x.channels}, {draft.integer(1, 4)}, 1)')}({x})"
 
 
-@_writes("product", (3, 4, 5))
+@_writes("product", IMAGES)
 def functional_conv(draft: Draft, x: Operand) -> str:
     """A convolution with a weight of the user's own, which one may share."""
     kernel = [draft.integer(1, 3) for _ in range(x.spatial)]
@@ -528,14 +530,14 @@ def functional_conv(draft: Draft, x: Operand) -> str:
     return f"F.conv{x.spatial}d({x}, {weight}, stride={draft.integer(1, 2)}, padding={draft.integer(0, 1)})"
 
 
-@_writes("product", (3, 4, 5))
+@_writes("product", IMAGES)
 def depthwise_conv(draft: Draft, x: Operand) -> str:
     """As mobile networks have it."""
     settings = f"{draft.integer(1, 3)}, {draft.integer(1, 2)}, 1, groups={x.channels}"
     return f"{draft.module(f'nn.Conv{x.spatial}d({x.channels}, {x.channels}, {settings})')}({x})"
 
 
-@_writes("product", (3, 4, 5))
+@_writes("product", IMAGES)
 def conv_transpose(draft: Draft, x: Operand) -> str:
     """A transposed convolution module."""
     groups = draft.divisor(x.channels)
@@ -591,7 +593,7 @@ _texts(
     ),
     ranks=(4,),
 )
-_texts("product", ("{x} @ {x}.transpose(-1, -2)", "{x}.transpose(-1, -2) @ {y}"), ranks=(3, 4, 5))
+_texts("product", ("{x} @ {x}.transpose(-1, -2)", "{x}.transpose(-1, -2) @ {y}"), ranks=IMAGES)
 _texts(
     "product",
     (
@@ -619,7 +621,7 @@ def batch_norm(draft: Draft, x: Operand) -> str:
     return f"{draft.module(f'nn.BatchNorm{max(1, x.spatial)}d({x.channels}{affine})')}({x})"
 
 
-@_writes("norm", (3, 4, 5), (REAL,))
+@_writes("norm", IMAGES, (REAL,))
 def instance_norm(draft: Draft, x: Operand) -> str:
     settings = draft.pick("", ", affine=True", ", track_running_stats=True", ", affine=True, track_running_stats=True")
     return f"{draft.module(f'nn.InstanceNorm{x.spatial}d({x.channels}, eps=0.1{settings})')}({x})"
@@ -646,7 +648,7 @@ _texts("norm", ("{m:nn.LocalResponseNorm({int:1,3}, alpha=0.5)}({x})",), ranks=(
 # -- pools -----------------------------------------------------------------------------------------------------------
 
 
-@_writes("pool", (3, 4, 5))
+@_writes("pool", IMAGES)
 def max_pool(draft: Draft, x: Operand) -> str:
     """Overlapping, with gaps, padded, dilated, in ceil mode."""
     arguments = [draft.per_axis(x, 1, 3), f"stride={draft.per_axis(x, 1, 3)}", f"padding={draft.per_axis(x, 0, 1)}"]
@@ -655,7 +657,7 @@ def max_pool(draft: Draft, x: Operand) -> str:
     return _pool(draft, x, "Max", arguments)
 
 
-@_writes("pool", (3, 4, 5))
+@_writes("pool", IMAGES)
 def avg_pool(draft: Draft, x: Operand) -> str:
     """In whole numbers its windows hold a power of two positions, or its divisor is one."""
     sizes = (1, 2) if draft.kind == WHOLE else (1, 2, 3)
@@ -668,7 +670,7 @@ def avg_pool(draft: Draft, x: Operand) -> str:
     return _pool(draft, x, "Avg", arguments)
 
 
-@_writes("pool", (3, 4, 5))
+@_writes("pool", IMAGES)
 def adaptive_pool(draft: Draft, x: Operand) -> str:
     """To sizes that divide the image's and to others."""
     kind = draft.pick("Max", "Avg")
@@ -676,7 +678,7 @@ def adaptive_pool(draft: Draft, x: Operand) -> str:
     return f"{draft.module(f'nn.Adaptive{kind}Pool{x.spatial}d(({size},))')}({x})"
 
 
-@_writes("pool", (3, 4, 5))
+@_writes("pool", IMAGES)
 def half_pool(draft: Draft, x: Operand) -> str:
     """As most networks have it."""
     return f"F.{draft.pick('max', 'avg')}_pool{x.spatial}d({x}, 2)"
