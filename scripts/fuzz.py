@@ -29,6 +29,9 @@ CHUNK = 25
 CHUNKS_OF_A_WORKER = 20
 """Then a worker starts afresh: torch.export keeps some memory of each network."""
 
+MOST_FAILURES = 20
+"""Then it is enough."""
+
 FEWEST_SHOWN = 10
 
 
@@ -57,19 +60,23 @@ def main(count: int, jobs: int, seed: int, state: Path) -> None:
         task = progress.add_task("networks", total=count, completed=min(count, len(distinct)), note="")
         known = {one["seed"] for one in done}
         seeds = (number for number in itertools.count(seed) if number not in known)
-        for one in run(seeds, jobs, lambda: len(distinct) < count):
+        for one in run(seeds, jobs, lambda: len(distinct) < count and failed(done) < MOST_FAILURES):
             file.write(json.dumps(one) + "\n")
             file.flush()
             done.append(one)
             distinct.update(one["digests"])
-            failures = sum(bool(other["failure"]) for other in done)
-            progress.update(task, completed=min(count, len(distinct)), note=f"{failures} failures")
+            progress.update(task, completed=min(count, len(distinct)), note=f"{failed(done)} failures")
             if one["failure"]:
-                console.print(f"seed {one['seed']}: {one['failure']}", markup=False, highlight=False)
+                console.print(f"seed {one['seed']}: {one['failure']}", markup=False, highlight=False, soft_wrap=True)
             if not console.is_terminal and len(done) % CHUNKS_OF_A_WORKER == 0:
-                console.print(f"{len(distinct)} of {count} networks, {failures} failures", highlight=False)
+                console.print(f"{len(distinct)} of {count} networks, {failed(done)} failures", highlight=False)
     report(done, len(distinct))
-    sys.exit(1 if any(one["failure"] for one in done) else 0)
+    sys.exit(1 if failed(done) else 0)
+
+
+def failed(done: list[dict[str, Any]]) -> int:
+    """Count the seeds that failed."""
+    return sum(bool(one["failure"]) for one in done)
 
 
 def read_state(path: Path, seed: int) -> list[dict[str, Any]]:
@@ -83,7 +90,8 @@ def read_state(path: Path, seed: int) -> list[dict[str, Any]]:
             break
     if done and min(one["seed"] for one in done) < seed:
         raise click.UsageError(f"{path} is of seed {min(one['seed'] for one in done)}, not of {seed}")
-    path.write_text("".join(json.dumps(one) + "\n" for one in done))
+    if len(done) < len(lines):
+        path.write_text("".join(json.dumps(one) + "\n" for one in done))
     return done
 
 
@@ -118,8 +126,7 @@ def run_until_broken(
 
 
 def prepare() -> None:
-    """Set a worker up: small networks gain nothing from threads, nor from collecting what import has made."""
-    import gc
+    """Set a worker up: small networks gain nothing from threads."""
     import warnings
 
     import torch
@@ -128,8 +135,6 @@ def prepare() -> None:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
 
 
 def work(seed: int) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def report(done: list[dict[str, Any]], distinct: int) -> None:
     }
     drawn = sum(len(one["digests"]) for one in done)
     click.echo(f"{drawn} networks, {distinct} of them different, {totals['kinds']['whole']} in whole numbers")
-    click.echo(f"{sum(bool(one['failure']) for one in done)} failures, {sum(totals['refused'].values())} refused")
+    click.echo(f"{failed(done)} failures, {sum(totals['refused'].values())} refused")
     for message, times in totals["refused"].most_common():
         click.echo(f"  {times} x {message}")
     click.echo(f"{sum(one['seconds'] for one in done) / 3600:.2f} hours of work")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
+from torch import nn
 
 from exporter.methods import METHODS
 from tests.fuzzing.draft import Draft, Operand
@@ -46,12 +47,15 @@ _SIZES = {
 """Rank with the batch -> shapes without it."""
 
 _STEADY = 2e-6
-"""How far live autograd in float32 may be from itself in float64, in relative L2: a fifth of the proof's tolerance."""
+"""How far a network's logits in float32 may be from those in float64, in relative L2: a fifth of the tolerance."""
+
+PROBES = 32
+"""On how many inputs: the proof draws its own."""
 
 
 @st.composite
 def networks(
-    draw: Any, templates: Sequence[Template] = (), kind: str | None = None, rank: int | None = None
+    draw: Any, templates: Sequence[Template] = (), kind: str | None = None, shape: tuple[int, ...] | None = None
 ) -> Network:
     """Draw a network.
 
@@ -59,14 +63,14 @@ def networks(
         draw: Hypothesis's.
         templates: What to write, each if it finds an operand; without, the network is random.
         kind: ``whole`` or ``real``; by default four of five are whole.
-        rank: Of the input, the batch included.
+        shape: Of one input, without the batch.
     """
     kind = kind or draw(st.sampled_from((WHOLE, WHOLE, WHOLE, WHOLE, REAL)))
     classes = draw(st.integers(2, 5))
     batch = st.lists(st.integers(-1, classes - 1), min_size=1, max_size=3).map(tuple)
     network = Network(
         kind,
-        draw(_SIZES[rank or draw(st.sampled_from((4, 2, 3, 5, 4, 4)))]),
+        shape or draw(_SIZES[draw(st.sampled_from((4, 2, 3, 5, 4, 4)))]),
         (),
         (),
         "x",
@@ -158,13 +162,22 @@ def _has_an_answer(network: Network) -> bool:
                 wanted = attribute(exact, images.double(), target, network.method, rectified=False)
             if network.kind == WHOLE and not seen.exact:
                 return False
-            if network.kind == REAL:
-                rounded = attribute(model, images, target, network.method, rectified=False)
-                if any(_distance(a, b) > _STEADY for a, b in zip(rounded, wanted, strict=True)):
-                    return False
             found |= bool(wanted[1].any())
-    return found
+    return found and (network.kind == WHOLE or _steady(model, exact, network))
 
 
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm()) if b.any() else float(a.norm())
+def _steady(model: nn.Module, exact: nn.Module, network: Network) -> bool:
+    """Tell whether the network itself gives in float32 what it gives in float64, to a part of the tolerance.
+
+    Its logits always, and the attribution nearly always: a rectifier's input may be within rounding of zero. One that
+    is nothing but rounding, as a softmax's that is summed up again, never is.
+    """
+    images = torch.randn(PROBES, *network.shape, generator=torch.Generator().manual_seed(network.seed))
+    target = torch.full((PROBES,), network.targets[0][0])
+    rounded = attribute(model, images, target, network.method, rectified=False)
+    wanted = attribute(exact, images.double(), target, network.method, rectified=False)
+    logits, attribution = (
+        (a - b).flatten(1).norm(dim=1) <= _STEADY * b.flatten(1).norm(dim=1)
+        for a, b in zip(rounded, wanted, strict=True)
+    )
+    return bool(logits.all()) and attribution.double().mean().item() > 0.75
