@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from exporter.artifact import Artifact
+from exporter.artifact import FILES, Artifact
 from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, VerificationFailed
 from exporter.network import Network, draw
 from exporter.parity import AGREEING, SLACK, TOLERANCE, Values, relative_l2
 from exporter.pipeline import of_dtype
-from exporter.proof import BATCHES, Certificate, as_values, digest, prove
+from exporter.proof import BATCHES, Certificate, as_input, as_values, digest, prove
 from exporter.runtime import RUNTIMES, open_session
-from exporter.signature import Input, Signature
+from exporter.signature import Signature
 from exporter.sources import weights_sha256
 
 FLIPPED = 0.1
@@ -68,9 +68,9 @@ def verify(
     signature = Signature.of_manifest(manifest)
     network = Network(of_dtype(model, signature.dtype), signature)
     if weights_sha256(network.model) != manifest["model"]["weights_sha256"]:
-        raise VerificationFailed(f"{artifact.folder} was made from other weights than the {_named(model)} given")
+        raise VerificationFailed(f"{artifact.folder} was made from other weights than the {type(model).__name__} given")
     return prove(
-        {format: artifact.file(format) for format in manifest["files"]},
+        {format: artifact.folder / FILES[format] for format in manifest["files"]},
         network,
         manifest["method"]["name"],
         dimensions=[Dimension(**dimension) for dimension in manifest["dynamic"]],
@@ -96,7 +96,7 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     answers: dict[str, list[Values]] = {}
     for runtime, format in RUNTIMES.items():
         if format in artifact.manifest["files"]:
-            answers[runtime] = list(_answers(artifact.file(format), runtime, signature, parity))
+            answers[runtime] = list(_answers(artifact.folder / FILES[format], runtime, signature, parity))
     failures = []
     distances = {}
     bounds = {runtime: _bounds(recorded[runtime], signature.dtype) for runtime in answers}
@@ -153,10 +153,6 @@ def intact(folder: str | os.PathLike[str]) -> Artifact:
     return artifact
 
 
-def _named(model: nn.Module) -> str:
-    return type(model).__name__
-
-
 def _answers(path: Path, runtime: str, signature: Signature, parity: Mapping[str, Any]) -> Any:
     """Run a file on the certificate's inputs, drawn again from its seed."""
     try:
@@ -167,15 +163,13 @@ def _answers(path: Path, runtime: str, signature: Signature, parity: Mapping[str
     for index, case in enumerate(parity["cases"]):
         shapes = list(case.values())
         inputs = tuple(
-            Input(given.name, tuple(shape[1:]), given.dtype)
-            for given, shape in zip(signature.inputs, shapes, strict=True)
+            replace(given, shape=tuple(shape[1:])) for given, shape in zip(signature.inputs, shapes, strict=True)
         )
         size = shapes[0][0]
         drawn = draw(inputs, size, torch.Generator().manual_seed(parity["seed"] + index))
-        arrays = {given.name: x.numpy() for given, x in zip(inputs, drawn, strict=True)}
         target = np.asarray(parity["targets"][done : done + size], np.int64)
         done += size
-        image = arrays if len(arrays) > 1 else next(iter(arrays.values()))
+        image = as_input(session, [x.numpy() for x in drawn])
         yield as_values(session(image, target), signature.attributions)
 
 

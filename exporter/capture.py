@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel
-from exporter.network import Network, as_network, draw
+from exporter.network import Network, as_network, draw, evaluating
 from exporter.program import SCOPE, SOURCE, Program
 from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
 
@@ -59,18 +59,6 @@ def capture(
         program = _program(network, exported)
         _check_rows(network, alone, together)
     return program
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and every module of it back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _probe(network: Network) -> tuple[Tensor, Tensor]:

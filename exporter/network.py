@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Network(nn.Module):
     def reduction(self) -> str | None:
         """Say how the scores become logits, or None where they are logits already; runs the model on one sample."""
         inputs = draw(self.signature.inputs, 1, torch.Generator().manual_seed(0))
-        with torch.no_grad():
+        with evaluating(self), torch.no_grad():
             return SUMMED if self.scores(*inputs).ndim == 4 else None
 
     def _pick(self, output: Any) -> Tensor:
@@ -69,6 +70,18 @@ class Network(nn.Module):
             hint = _offer(found) if _choices(found) else "Wrap it in a module that returns the logits alone."
             raise UnsupportedModel(f"{name} returns {type(found).__name__}, not a tensor of logits [N, K]. {hint}")
         return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and every module of it back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def as_network(

@@ -18,10 +18,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from exporter.capture import evaluating
 from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, UsageError, VerificationFailed
-from exporter.network import Network, draw
+from exporter.network import Network, draw, evaluating
 from exporter.parity import AGREEING, SLACK, Parity, Values, compare, relative_l2
 from exporter.reference import live
 from exporter.runtime import PREDICTED, Explanation, Session, module_session, open_session
@@ -222,7 +221,7 @@ class _Trial:
                 self._undecided += undecided.tolist()
         names = self._network.signature.attributions
         for (_, dtype, session), results in zip(self._sessions, self._results, strict=True):
-            results.append(as_values(session(_named(session, case.arrays(dtype)), case.target.numpy()), names))
+            results.append(as_values(session(as_input(session, case.arrays(dtype)), case.target.numpy()), names))
 
     def _case(self, size: int, inputs: tuple[Input, ...]) -> _Case:
         generator = torch.Generator().manual_seed(self._seed + len(self._cases))
@@ -382,7 +381,7 @@ def _onnxruntime(path: Path, dtype: str, inputs: Sequence[Input]) -> Session:
         ) from error
 
 
-def _named(session: Session, arrays: Sequence[Any]) -> Any:
+def as_input(session: Session, arrays: Sequence[Any]) -> Any:
     """Return arrays as a session takes them: one by itself, several by name."""
     return arrays[0] if len(session.inputs) == 1 else dict(zip(session.inputs, arrays, strict=True))
 
@@ -398,7 +397,7 @@ def _accepts(session: Session, case: _Case, dtype: str, target: int) -> bool:
     targets = case.target.numpy().copy()
     targets[-1] = target
     try:
-        session(_named(session, case.arrays(dtype)), targets)
+        session(as_input(session, case.arrays(dtype)), targets)
     except Exception:
         return False
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +76,14 @@ def test_other_sizes_are_refused(explicit: nn.Module, image: tuple[int, ...], ta
 def test_an_unknown_method(model: nn.Module) -> None:
     with pytest.raises(exporter.UsageError, match="unknown method 'lrp'; there are guided, gradient, deconvnet"):
         exporter.build(model, torch.zeros(1, 3, 16, 16), "lrp")
+
+
+def test_an_export_leaves_a_network_in_training_as_it_was(tmp_path: Path) -> None:
+    """Its mode, and the running statistics, which a forward pass in training mode would move."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    artifact = exporter.export(model, (1, 4, 4), tmp_path / "a")
+    assert all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert exporter.verify(tmp_path / "a", model).seed == artifact.manifest["seed"]

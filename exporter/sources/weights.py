@@ -175,7 +175,7 @@ def check_present(model: nn.Module, label: str) -> None:
     Raises:
         UsageError: With the names of the tensors.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = _tensors(model)
     absent = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
     if absent:
         raise UsageError(
@@ -193,10 +193,15 @@ def check_finite(model: nn.Module, label: str) -> None:
     Raises:
         UsageError: With the names of the tensors.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = _tensors(model)
     bad = _not_finite(tensors, _masks(model))
     if bad:
         raise UsageError(f"{label} holds NaN or infinity in {_listed(bad)}")
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a network's parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _masks(model: nn.Module) -> set[str]:
