@@ -15,7 +15,7 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 
 @pytest.fixture(scope="session")
 def require() -> Require:
-    """Give ``require(found, what, how)``: without a runtime fail in CI, and elsewhere skip and say how to install it."""
+    """Give ``require(found, what, how)``: without it fail in CI, and elsewhere skip and say how to install it."""
 
     def check(found: object, what: str, how: str) -> None:
         if not found:
