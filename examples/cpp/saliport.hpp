@@ -589,8 +589,8 @@ class Artifact {
   /// image: float32 [N, ...], row by row. shape: that, with the batch. target: N classes, -1 for the predicted one;
   /// null: the predicted one of every sample. All is checked before memory is taken.
   Explanation run(const float* image, const std::vector<std::int64_t>& shape, const std::int64_t* target) const {
-    if (!image) throw Error(Error::Kind::bad_input, manifest_.image.name + " is null");
     const std::int64_t values = manifest_.check_shape(shape, options_.max_values);
+    if (!image) throw Error(Error::Kind::bad_input, manifest_.image.name + " is null");
     Explanation out{shape[0], manifest_.classes, {}, {}, shape};
     detail::guarded("onnxruntime cannot run the model", [&] {
       std::vector<std::int64_t> targets = manifest_.check_target(target, out.batch);
