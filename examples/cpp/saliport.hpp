@@ -94,7 +94,7 @@ inline std::string shown(std::string_view text) {
   return text.size() > 160 ? out + "..." : out;
 }
 
-inline std::string quoted(std::string_view text) { return "\"" + shown(text) + "\""; }
+inline std::string quoted(std::string_view text) { return std::string(1, '"').append(shown(text)).append(1, '"'); }
 
 /// SHA-256 (FIPS 180-4) in lower-case hexadecimal, of pieces that follow each other.
 class Sha256 {
@@ -429,6 +429,14 @@ class Manifest {
       out[i] = target[i];
     }
     return out;
+  }
+
+  /// The smallest shape that the artifact takes: one sample, every size that may vary at its least.
+  std::vector<std::int64_t> smallest() const {
+    std::vector<std::int64_t> shape;
+    for (const Dimension& dimension : dimensions_)
+      shape.push_back(dimension.name.empty() ? dimension.size : dimension.min);
+    return shape;
   }
 
   Input image;
