@@ -84,12 +84,12 @@ inline constexpr std::uint64_t largest_manifest = std::uint64_t{4} << 20;
 inline constexpr std::uint64_t largest_model = std::uint64_t{1} << 31;  // protobuf's own limit
 inline constexpr int deepest_manifest = 32;
 
-/// Shows text from outside in a message: shortened, and on one line whatever it holds.
+/// Shows text from outside in a message: shortened, and plain ASCII on one line whatever it holds.
 inline std::string shown(std::string_view text) {
   std::string out;
   for (const char c : text.substr(0, 160)) {
     const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte == 0x7f ? '?' : c;
+    out += byte < 0x20 || byte > 0x7e ? '?' : c;
   }
   return text.size() > 160 ? out + "..." : out;
 }

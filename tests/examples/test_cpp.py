@@ -289,7 +289,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "manifest.json: the manifest has changed since it was written: its manifest_sha256 does not match",
     ),
     "a changed seal": (
-        _patch("manifest.json", lambda data: data[:-10] + b"0123456" + data[-3:]),
+        _patch("manifest.json", lambda data: data[:-11] + b"0123456" + data[-4:]),
         "changed_file",
         "its manifest_sha256 does not match",
     ),
@@ -372,8 +372,8 @@ CALLS = {
     "an overflow": ("guided", f"{2**62},3,12,11", "bad_input", "at most 268435456 values are allowed"),
     "an overflow of sizes": ("dynamic", f"1,3,{2**62},{2**62}", "bad_input", "at most 268435456 values are allowed"),
     "absurdly many": ("guided", f"{2**24},3,12,11", "bad_input", "at most 268435456 values are allowed"),
-    "an odd height": ("dynamic", "1,3,9,8", "bad_input", "its height must be 2 plus a multiple of 2"),
-    "an odd width": ("dynamic", "1,3,8,9", "bad_input", "its width must be 2 plus a multiple of 2"),
+    "an odd height": ("dynamic", "1,3,9,8", "bad_input", "its height must be 4 plus a multiple of 2"),
+    "an odd width": ("dynamic", "1,3,8,9", "bad_input", "its width must be 4 plus a multiple of 2"),
     "no height": ("dynamic", "1,3,0,8", "bad_input", "the artifact takes [batch, 3, height, width]"),
     "the number of classes": ("guided", "2,3,12,11 0,5", "bad_target", "target 5 of sample 1 is out of range; classes"),
     "below -1": ("guided", "1,3,12,11 -2", "bad_target", "classes are 0 to 4, and -1 is the predicted one"),
@@ -427,7 +427,7 @@ USES = {
     "a folder in its place": ("{art} image.npy --output taken", 2, "taken cannot be written: Is a directory"),
     "an array of doubles": ("{art} doubles.npy --output o.npz", 2, "cannot be used: it holds <f8, not float32 (<f4)"),
     "another order": ("{art} fortran.npy --output o.npz", 2, "it is in Fortran order; save it with"),
-    "a number": ("{art} number.npy --output o.npz", 2, "names 1 classes for 0 samples"),
+    "a number": ("{art} number.npy --output o.npz", 2, "image has shape []; the artifact takes"),
     "no samples": ("{art} empty.npy --output o.npz", 2, "image has shape [0, 3, 12, 11]; the artifact takes"),
     "another shape": ("{art} flat.npy --output o.npz", 2, "image has shape [1, 396]; the artifact takes"),
     "objects": ("{art} objects.npy --output o.npz", 2, "it holds |O, not float32"),
@@ -503,14 +503,14 @@ def test_many_threads_get_the_answers_of_one(once: Once, root: Path, arts: Path,
 
 def test_broken_files_are_refused_or_read_as_what_they_say(once: Once, root: Path, arts: Path, tmp_path: Path) -> None:
     program = check_program(once, root, "mutate", "-g1 -fsanitize=address,undefined -fno-sanitize-recover=all")
-    answer = doors.call(program, arts / "guided", tmp_path, "1500", ASAN_OPTIONS="max_allocation_size_mb=256")
+    answer = doors.call(program, arts / "guided", tmp_path, "1000", ASAN_OPTIONS="max_allocation_size_mb=256")
     assert answer.status == 0, answer
     assert answer.error == ""
     counts = re.findall(r"(.*): (\d+) read, (\d+) refused", answer.output)
     assert [name for name, *_ in counts] == [".npy", ".npy header", "manifest text", "manifest values", "model"]
     for name, read, refused in counts:
-        assert int(read) > 300, name
-        assert int(refused) > 300, name
+        assert int(read) > 200, name
+        assert int(refused) > 200, name
 
 
 def test_the_hash_is_sha256(once: Once, root: Path, folder: Path, ask: Path) -> None:
