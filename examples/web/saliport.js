@@ -97,7 +97,7 @@ export class Artifact {
     const inputs = this.manifest.inputs.slice(0, -1);
     const given = inputs.length === 1 ? { [inputs[0].name]: image } : image;
     checkNames(inputs, given);
-    const batch = given[inputs[0].name].dims?.[0];
+    const batch = given[inputs[0].name]?.dims?.[0];
     for (const input of inputs) checkTensor(input, given[input.name], batch, this.manifest.dynamic);
     const targets = checkTargets(target, batch, this.classes);
 
@@ -291,7 +291,7 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
   const { data, dims } = tensor ?? {};
   const wanted = `[${shape.join(", ")}]`;
   if (!Array.isArray(dims) || dims.length !== shape.length || !dims.every(isSize)) {
-    throw wrong(`has shape [${dims}]; it must be ${wanted}`);
+    throw wrong(`has shape [${[dims].flat().join(", ")}]; it must be ${wanted}`);
   }
   for (const [axis, size] of shape.entries()) {
     const rule = dynamic.find((entry) => entry.name === size);

@@ -152,6 +152,7 @@ function percent(share) {
 function showClasses(probabilities) {
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a] || a - b);
   at("rows").replaceChildren(...order.slice(0, ROWS).map((index) => row(index, probabilities[index])));
+  at("classes").hidden = false;
   at("more").hidden = order.length <= ROWS;
   at("all").replaceChildren(...[...probabilities.keys()].map((index) => new Option(nameOf(index), index)));
   const small = Object.assign(document.createElement("small"), { textContent: percent(probabilities[predicted]) });
@@ -213,7 +214,7 @@ function showFacts() {
   fact("proof", proof ? `${proof.relative_l2.median.toExponential(1)} relative L2 from live autograd, in the median of ${proof.samples} inputs` : "none in onnxruntime");
   fact("file", `${files.onnx.name}, ${(files.onnx.bytes / 2 ** 20).toFixed(1)} MiB, sha256 ${files.onnx.sha256}: checked`);
   fact("runtime", note);
-  at("seen-size").textContent = `, ${size.width} x ${size.height} pixels`;
+  at("seen-size").textContent = `, ${size.width}\u00a0×\u00a0${size.height}`;
   const notes = [];
   if (model.trained === false) notes.push("The weights are random, so the map means nothing.");
   if (method.name !== "gradient") {
@@ -239,7 +240,7 @@ at("opacity").addEventListener("input", showOpacity);
 
 function showOpacity() {
   const share = at("opacity").value;
-  at("overlay").style.opacity = share / 100;
+  at("stage").style.setProperty("--map", share / 100);
   at("opacity-text").textContent = `${share}\u00a0%`;
 }
 

@@ -6,6 +6,8 @@
 
 import { openArtifact, SaliportError } from "./saliport.js";
 
+const QUIET = { logSeverityLevel: 3 }; // errors alone: which nodes run on the CPU is no news
+
 /** Relative L2 distance from wasm up to which WebGPU is believed; its float32 differs by rounding alone. */
 const TOLERANCE = 1e-3;
 
@@ -21,7 +23,6 @@ export async function loadRuntime(gpu) {
   try {
     const ort = await import(`./ort/${name}`);
     ort.env.wasm.wasmPaths = new URL("ort/", import.meta.url).href;
-    ort.env.logLevel = "error";
     return { ort, gpu: Boolean(adapter) };
   } catch (error) {
     throw new SaliportError("runtime", `onnxruntime (${name}) cannot be loaded: ${error.message}`, error);
@@ -34,13 +35,13 @@ export async function loadRuntime(gpu) {
  * @returns `{artifact, note}`: the artifact, and in words what runs it, and why.
  */
 export async function openOnBest({ ort, gpu }, source) {
-  const artifact = await openArtifact(ort, source);
+  const artifact = await openArtifact(ort, source, QUIET);
   const threads = ort.env.wasm.numThreads > 1 ? `${ort.env.wasm.numThreads} threads` : "one thread";
   const wasm = `wasm, ${threads}`;
   if (!gpu) return { artifact, note: `${wasm} (no WebGPU here)` };
   let fast;
   try {
-    fast = await openArtifact(ort, source, { executionProviders: ["webgpu", "wasm"] });
+    fast = await openArtifact(ort, source, { ...QUIET, executionProviders: ["webgpu", "wasm"] });
     const distance = await compare(artifact, fast);
     if (!(distance <= TOLERANCE)) {
       await fast.close();
