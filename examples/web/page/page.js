@@ -152,7 +152,7 @@ function percent(share) {
 function showClasses(probabilities) {
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a] || a - b);
   at("rows").replaceChildren(...order.slice(0, ROWS).map((index) => row(index, probabilities[index])));
-  at("classes").hidden = false;
+  at("main").classList.remove("empty");
   at("more").hidden = order.length <= ROWS;
   at("all").replaceChildren(...[...probabilities.keys()].map((index) => new Option(nameOf(index), index)));
   const small = Object.assign(document.createElement("small"), { textContent: percent(probabilities[predicted]) });
