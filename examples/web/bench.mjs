@@ -16,15 +16,20 @@ import * as ort from "onnxruntime-web";
 import { RUNTIMES } from "./build.mjs";
 import { openArtifact } from "./saliport.js";
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { repeat: { type: "string", default: "200" } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { repeat: { type: "string", default: "200" } },
+});
 const [folder, forwardFile] = positionals;
 if (forwardFile === undefined) throw new Error("usage: node bench.mjs ARTIFACT FORWARD.onnx [--repeat N]");
 
 ort.env.wasm.numThreads = 1;
 const artifact = await openArtifact(ort, folder);
-const forward = await ort.InferenceSession.create(new Uint8Array(await readFile(forwardFile)), { executionProviders: ["wasm"] });
+const bytes = new Uint8Array(await readFile(forwardFile));
+const forward = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
 const dims = [1, ...artifact.manifest.inputs[0].sample_shape];
-const data = Float32Array.from({ length: dims.reduce((product, size) => product * size) }, (_, index) => Math.sin(index * index));
+const length = dims.reduce((product, size) => product * size);
+const data = Float32Array.from({ length }, (_, index) => Math.sin(index * index));
 const feed = { [forward.inputNames[0]]: new ort.Tensor("float32", data, dims) };
 
 async function time(call) {
@@ -41,14 +46,14 @@ for (let round = 0; round < count + 10; round++) {
 }
 const median = (list) => list.slice(10).sort((a, b) => a - b)[count >> 1]; // the first ten warm up
 const [alone, both] = [median(times.forward), median(times.explained)];
-console.log(`forward ${alone.toFixed(2)} ms, with its map ${both.toFixed(2)} ms, ratio ${(both / alone).toFixed(2)} (${count} calls each)`);
+const ratio = (both / alone).toFixed(2);
+console.log(`forward ${alone.toFixed(2)} ms, with its map ${both.toFixed(2)} ms, ratio ${ratio} (${count} calls each)`);
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(2);
 const runtime = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
-for (const [name, files] of Object.entries({
-  ...Object.fromEntries(Object.entries(RUNTIMES).map(([build, names]) => [build, names.map((file) => join(runtime, file))])),
-  model: [join(folder, "model.onnx"), join(folder, "manifest.json")],
-})) {
+const parts = Object.entries(RUNTIMES).map(([name, files]) => [name, files.map((file) => join(runtime, file))]);
+parts.push(["artifact", ["model.onnx", "manifest.json"].map((file) => join(folder, file))]);
+for (const [name, files] of parts) {
   const contents = await Promise.all(files.map((file) => readFile(file)));
   const size = contents.reduce((sum, content) => sum + content.length, 0);
   const packed = contents.reduce((sum, content) => sum + gzipSync(content).length, 0);

@@ -110,8 +110,8 @@ export class Artifact {
     this.#last = result.catch(() => {});
     try {
       const found = await result;
-      const outputs = this.manifest.outputs.map(({ name }) => [name, { data: found[name].data, dims: found[name].dims }]);
-      return Object.fromEntries(outputs);
+      const names = this.manifest.outputs.map(({ name }) => name);
+      return Object.fromEntries(names.map((name) => [name, { data: found[name].data, dims: found[name].dims }]));
     } catch (error) {
       throw new SaliportError("runtime", `onnxruntime failed: ${error.message}`, error);
     }
@@ -250,8 +250,12 @@ function checkManifest({ files, inputs, outputs, dynamic }) {
     throw new SaliportError("artifact", "the artifact holds no model.onnx; export it with --format onnx");
   }
   const { name, bytes, sha256 } = files.onnx ?? {};
-  if (name !== "model.onnx") throw damaged(`its ONNX file is ${JSON.stringify(name)}, not model.onnx in its own folder`);
-  if (!isSize(bytes) || !/^[0-9a-f]{64}$/.test(sha256)) throw damaged("it does not say how long model.onnx is, or its hash");
+  if (name !== "model.onnx") {
+    throw damaged(`its ONNX file is ${JSON.stringify(name)}, not model.onnx in its own folder`);
+  }
+  if (!isSize(bytes) || !/^[0-9a-f]{64}$/.test(sha256)) {
+    throw damaged("it does not say how long model.onnx is, or its hash");
+  }
   if (!Array.isArray(dynamic) || !dynamic.every((size) => isSize(size?.min) && isSize(size.multiple_of))) {
     throw damaged("its dynamic sizes cannot be read");
   }
@@ -262,13 +266,15 @@ function checkManifest({ files, inputs, outputs, dynamic }) {
   }
   for (const { name, dtype, shape } of inputs) {
     if (!Object.hasOwn(DTYPES, dtype)) {
-      throw new SaliportError("artifact", `input ${name} is ${dtype}; this program has ${Object.keys(DTYPES).join(", ")}`);
+      const known = Object.keys(DTYPES).join(", ");
+      throw new SaliportError("artifact", `input ${name} is ${dtype}; this program has ${known}`);
     }
     const known = (size) => isSize(size) || dynamic.some((entry) => entry.name === size);
     if (shape[0] !== "batch" || !shape.every(known)) throw damaged(`the shape of its input ${name} cannot be read`);
   }
   const { name: last, range } = inputs.at(-1);
-  if (last !== "target" || !Array.isArray(range) || range[0] !== PREDICTED || !(Number.isSafeInteger(range[1]) && range[1] >= 0)) {
+  const [first, top] = Array.isArray(range) ? range : [];
+  if (last !== "target" || first !== PREDICTED || !isSize(top + 1)) {
     throw damaged("its last input is no target with a range of classes");
   }
 }
@@ -295,7 +301,8 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
   }
   for (const [axis, size] of shape.entries()) {
     const rule = dynamic.find((entry) => entry.name === size);
-    const fits = rule ? dims[axis] >= rule.min && (dims[axis] - rule.min) % rule.multiple_of === 0 : dims[axis] === size;
+    const steps = rule ? (dims[axis] - rule.min) / rule.multiple_of : 0;
+    const fits = rule ? steps >= 0 && Number.isInteger(steps) : dims[axis] === size;
     if (!fits) {
       const which = rule ? `, its ${size} ${rule.min} plus a multiple of ${rule.multiple_of}` : "";
       throw wrong(`has shape [${dims.join(", ")}]; it must be ${wanted}${which}`);

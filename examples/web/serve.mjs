@@ -22,7 +22,8 @@ const TYPES = {
 export async function serve(folder, port) {
   const server = createServer(async (request, response) => {
     const answer = (status, type, body) => {
-      response.writeHead(status, { "Content-Type": type, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff" });
+      const headers = { "Content-Type": type, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff" };
+      response.writeHead(status, headers);
       response.end(request.method === "HEAD" ? undefined : body);
     };
     if (!["GET", "HEAD"].includes(request.method)) return answer(405, "text/plain", "GET and HEAD only\n");

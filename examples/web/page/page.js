@@ -99,7 +99,8 @@ async function show(blob, isLatest) {
   const bitmap = await decode(blob);
   const part = centralPart(bitmap, opened.size);
   const pixels = cut(bitmap, part, part.width, part.height);
-  const answer = await ask("see", { pixels: pixels.data.buffer, width: part.width, height: part.height }, [pixels.data.buffer]);
+  const { buffer } = pixels.data;
+  const answer = await ask("see", { pixels: buffer, width: part.width, height: part.height }, [buffer]);
   if (!isLatest()) return;
   photo = blob;
   const scale = FINE / Math.max(part.width, part.height);
@@ -119,7 +120,9 @@ async function decode(blob) {
     throw new Error(`${blob.name ?? "the file"} is not an image that this browser can read`);
   }
   if (bitmap.width * bitmap.height > LARGEST) {
-    throw new Error(`the image has ${bitmap.width} x ${bitmap.height} pixels; choose one below ${LARGEST / 1e6} megapixels`);
+    const size = `${bitmap.width} x ${bitmap.height}`;
+    bitmap.close();
+    throw new Error(`the image has ${size} pixels; choose one below ${LARGEST / 1e6} megapixels`);
   }
   return bitmap;
 }
@@ -193,7 +196,13 @@ function showError(message) {
 // What the artifact says about itself.
 
 const LABELS = {
-  network: "Network", method: "Method", proof: "Proof", file: "File", runtime: "Runtime", time: "Last call", offline: "Offline",
+  network: "Network",
+  method: "Method",
+  proof: "Proof",
+  file: "File",
+  runtime: "Runtime",
+  time: "Last call",
+  offline: "Offline",
 };
 
 function fact(key, text) {
@@ -209,16 +218,21 @@ function showFacts() {
   const { manifest, size, note } = opened;
   const { model, method, files, parity } = manifest;
   const proof = parity.runtimes.find((entry) => entry.runtime === "onnxruntime");
-  fact("network", `${model.spec ?? model.class}, ${model.parameters.toLocaleString("en")} parameters, ${model.weights ?? "weights of its own"}`);
+  const parameters = `${model.parameters.toLocaleString("en")} parameters`;
+  fact("network", `${model.spec ?? model.class}, ${parameters}, ${model.weights ?? "weights of its own"}`);
   fact("method", `${method.name}, ${method.formula} at every rectifier: ${method.words}`);
-  fact("proof", proof ? `${proof.relative_l2.median.toExponential(1)} relative L2 from live autograd, in the median of ${proof.samples} inputs` : "none in onnxruntime");
-  fact("file", `${files.onnx.name}, ${(files.onnx.bytes / 2 ** 20).toFixed(1)} MiB, sha256 ${files.onnx.sha256}: checked`);
+  const median = proof?.relative_l2.median.toExponential(1);
+  const proven = `${median} relative L2 from live autograd, in the median of ${proof?.samples} inputs`;
+  fact("proof", proof ? proven : "none in onnxruntime");
+  const { name, bytes, sha256 } = files.onnx;
+  fact("file", `${name}, ${(bytes / 2 ** 20).toFixed(1)} MiB, sha256 ${sha256}: checked`);
   fact("runtime", note);
   at("seen-size").textContent = `, ${size.width}\u00a0×\u00a0${size.height}`;
   const notes = [];
   if (model.trained === false) notes.push("The weights are random, so the map means nothing.");
   if (method.name !== "gradient") {
-    notes.push(`Maps of the ${method.name} method look much alike for every class: they show what the network sees more than what tells classes apart.`);
+    const why = "they show what the network sees more than what tells classes apart";
+    notes.push(`Maps of the ${method.name} method look much alike for every class: ${why}.`);
   }
   at("note").textContent = notes.join(" ");
 }
@@ -269,7 +283,7 @@ async function keepForOffline() {
     if (navigator.serviceWorker.controller === null) {
       await Promise.race([
         new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true })),
-        new Promise((_, reject) => setTimeout(reject, 5000, new Error("it does not start"))),
+        new Promise((_, reject) => setTimeout(reject, 10_000, new Error("it does not start"))),
       ]);
     }
     return "";
@@ -292,5 +306,7 @@ const hindrance = await keepForOffline();
 startWorker();
 await open(new URL("artifact/", location.href).href);
 if (opened !== undefined) {
-  fact("offline", hindrance || ((await isKept(opened.fetched)) ? "kept on this device; needs no network from now on" : "no: the browser keeps too little"));
+  const kept = hindrance === "" && (await isKept(opened.fetched));
+  const good = "kept on this device; needs no network from now on";
+  fact("offline", kept ? good : hindrance || "no: the browser did not keep the files");
 }

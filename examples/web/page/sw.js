@@ -5,7 +5,7 @@
 
 const KEPT = "saliport-web";
 
-/** What is fetched before this worker is in charge; the runtime and the artifact come after, and are kept as they come. */
+/** What comes before this worker is in charge; the runtime and the artifact come after, and are kept as they come. */
 const SHELL = [
   "./", "style.css", "page.js", "worker.js", "runtime.js", "picture.js", "colors.js", "saliport.js", "chelsea.png",
 ];

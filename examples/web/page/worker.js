@@ -46,7 +46,8 @@ const requests = {
 
 async function explain(target) {
   const start = performance.now();
-  const { logits, attribution } = await artifact.run({ data: input, dims: [1, size.channels, size.height, size.width] }, target);
+  const dims = [1, size.channels, size.height, size.width];
+  const { logits, attribution } = await artifact.run({ data: input, dims }, target);
   const milliseconds = performance.now() - start;
   const isZero = attribution.data.every((value) => value === 0);
   return { probabilities: softmax(logits.data), map: paint(attribution.data, size.channels), isZero, milliseconds };

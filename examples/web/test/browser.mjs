@@ -45,6 +45,7 @@ async function visit(place, options = {}, by = browser) {
   context.on("request", (request) => requested.add(new URL(request.url()).origin));
   context.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   context.on("weberror", (error) => complaints.push(error.error().message));
+  context.setDefaultTimeout(120_000); // a busy machine is slow
   const page = await context.newPage();
   await page.goto(`${home}/${place}/`);
   await settle(page);
@@ -53,7 +54,7 @@ async function visit(place, options = {}, by = browser) {
 
 /** Wait until the page has an answer, or an error. */
 async function settle(page) {
-  await page.waitForSelector('#stage[aria-busy="false"]', { timeout: 60_000 });
+  await page.waitForSelector('#stage[aria-busy="false"]');
 }
 
 /** Do something that starts a calculation, and wait for its end. */
@@ -92,7 +93,7 @@ function look(page) {
         checked: row.querySelector("input").checked,
         height: row.getBoundingClientRect().height,
       })),
-      facts: Object.fromEntries([...document.querySelectorAll("dd")].map((fact) => [fact.id.slice(5), fact.textContent])),
+      facts: Object.fromEntries([...document.querySelectorAll("dd")].map((dd) => [dd.id.slice(5), dd.textContent])),
       map: pixels(at("map")),
       overlay: pixels(at("overlay")),
       seen: pixels(at("seen")),
@@ -167,7 +168,8 @@ const steps = {
       await page.keyboard.press("Tab");
       const stop = await page.evaluate(() => {
         const element = document.activeElement;
-        const ring = [element, element.closest("label")].some((part) => part && getComputedStyle(part).outlineStyle === "solid");
+        const hasRing = (part) => part !== null && getComputedStyle(part).outlineStyle === "solid";
+        const ring = hasRing(element) || hasRing(element.closest("label"));
         const name = element.id || element.name || element.tagName.toLowerCase();
         const label = element.getAttribute("aria-label") ?? element.closest("label")?.innerText ?? element.innerText;
         return { name, ring, label };
@@ -193,14 +195,15 @@ const steps = {
       await page.click("summary");
       report[name] = await page.evaluate(() => {
         const style = (selector) => getComputedStyle(document.querySelector(selector));
-        const heights = [...document.querySelectorAll(".row, .choose .button")].map((part) => part.getBoundingClientRect().height);
+        const targets = [...document.querySelectorAll(".row, .choose .button")];
+        const sizes = ["body", ".hint", "figcaption", ".share", "dl"].map((part) => parseFloat(style(part).fontSize));
         return {
           width: document.documentElement.scrollWidth,
-          touch: Math.min(...heights),
+          touch: Math.min(...targets.map((part) => part.getBoundingClientRect().height)),
           paper: style("body").backgroundColor,
           texts: ["body", ".hint", ".explained", "figcaption", "dt"].map((selector) => style(selector).color),
           button: [style(".primary").color, style(".primary").backgroundColor],
-          size: Math.min(...["body", ".hint", "figcaption", ".share", "dl"].map((part) => parseFloat(style(part).fontSize))),
+          size: Math.min(...sizes),
         };
       });
       await page.screenshot({ path: join(work, `${name}.png`), fullPage: true });

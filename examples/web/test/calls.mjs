@@ -57,7 +57,8 @@ for (const [name, [given, target]] of Object.entries(wrong)) {
 // The graph refuses by itself what this module would not let through.
 report.graph = {};
 for (const target of [10n, -2n]) {
-  const session = await ort.InferenceSession.create(new Uint8Array(await readFile(join(folder, "model.onnx"))), { logSeverityLevel: 4 });
+  const model = new Uint8Array(await readFile(join(folder, "model.onnx")));
+  const session = await ort.InferenceSession.create(model, { logSeverityLevel: 4 });
   const feed = { image: new ort.Tensor("float32", image.data, image.dims), target: new ort.Tensor("int64", [target]) };
   report.graph[target] = await session.run(feed).then(() => "accepted", () => "refused");
 }
@@ -88,7 +89,8 @@ for (const [name, source] of Object.entries({ path: folder, fileUrl: pathToFileU
   report.sources[name] = same(await found.run(image, 3), three);
   await found.close();
 }
-for (const [name, source] of Object.entries({ nowhere: join(folder, "nowhere"), notFound: `${home}/nowhere`, noFiles: [] })) {
+const missing = { nowhere: join(folder, "nowhere"), notFound: `${home}/nowhere`, noFiles: [] };
+for (const [name, source] of Object.entries(missing)) {
   report.sources[name] = await openArtifact(ort, source).then(() => "accepted", thrown);
 }
 server.closeAllConnections();
