@@ -30,7 +30,7 @@ HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
 
 
 ELSEWHERE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")
-"""The key, as protobuf writes it, of a tensor that lies in another file: OpenVINO reads any that the model names."""
+"""The key, as protobuf writes it, of a tensor that lies in another file, which OpenVINO would read."""
 
 
 class Refused(Exception):
