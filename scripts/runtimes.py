@@ -175,7 +175,7 @@ def main(
             rows = list(compare(runtimes, Path(folder), quick, 5 if quick else rounds))
             opsets = [] if no_opsets else list(opset_table(venvs, Path(folder), quick))
         found = {
-            "command": shlex.join(["python", "scripts/runtimes.py", *sys.argv[1:]]),
+            "command": command(),
             "processor": processor(),
             "python": platform.python_version(),
             "torch": version("torch"),
@@ -191,6 +191,12 @@ def main(
     for line in wrong:
         click.echo(line, err=True)
     sys.exit(1 if wrong else 0)
+
+
+def command() -> str:
+    """Return the command as it was given; where programs lie is nobody's business."""
+    given = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return shlex.join(["python", "scripts/runtimes.py", *given])
 
 
 def read(results: Path) -> dict[str, Any]:
@@ -346,13 +352,16 @@ class Program:
         return sum(path.stat().st_size for path in {self.binary, *self._libraries()})
 
 
+PLAIN = "forward.onnx"
+"""What torch exports, for a benchmark that opens no artifact of it."""
+
 TURNS = 5
 """How often the two models' processes take turns."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """The web example's programs in Node.
+    """The web example's programs in Node; its benchmark takes turns by itself.
 
     Attributes:
         folder: ``examples/web``; None where it was not given.
@@ -362,7 +371,7 @@ class Node:
     name: str = "onnxruntime-web (Node, wasm)"
 
     def run(self, trial: Trial, rounds: int) -> Row:
-        """Explain and measure one trial; see :class:`Program`."""
+        """Explain and measure one trial."""
         if self.folder is None:
             raise NotRun("not run: its folder was not given")
         found = []
@@ -375,18 +384,15 @@ class Node:
         explained, forward = self._measure(trial, rounds) if trial.forward else (None, None)
         return dataclasses.replace(row, explained=explained, forward=forward, mib=self._bytes() / 2**20)
 
-    def _measure(self, trial: Trial, rounds: int) -> tuple[float | None, float | None]:
+    def _measure(self, trial: Trial, rounds: int) -> tuple[float, float]:
         assert self.folder
-        assert trial.forward
-        if not (self.folder / "bench.mjs").exists():
-            return None, None
-        times: dict[Path, list[float]] = {trial.artifact: [], trial.forward: []}
-        image, target = next(batches(trial))
-        for _ in range(TURNS):
-            for folder, found in times.items():
-                text = self._call("bench.mjs", folder, image, target, "--repeat", str(-(-rounds // TURNS)))
-                found.append(middle(text))
-        return statistics.median(times[trial.artifact]), statistics.median(times[trial.forward])
+        plain = trial.artifact.parent / PLAIN
+        bench = str(self.folder / "bench.mjs")
+        text = call(["node", bench, str(trial.artifact), str(plain), "--repeat", str(rounds)])
+        match = re.search(r"forward ([\d.]+) ms, with its map ([\d.]+) ms", text)
+        if match is None:
+            raise NotRun(f"bench.mjs printed no times: {text.strip()}")
+        return float(match[2]), float(match[1])
 
     def _call(self, program: str, folder: Path, image: Any, target: Any, *options: str) -> str:
         assert self.folder
@@ -523,6 +529,7 @@ def write_forward(model: Any, images: Any, manifest: Mapping[str, Any], folder: 
         model, (images,), dynamo=True, dynamic_shapes=sizes, opset_version=18, verbose=False, **names
     )
     proto = program.model_proto
+    onnx.save(proto, folder.parent / PLAIN)
     proto.ir_version = 8  # as old as its opset, so that the oldest runtime loads it
     proto.graph.input.append(onnx.helper.make_tensor_value_info("target", onnx.TensorProto.INT64, ["batch"]))
     proto.graph.node.append(onnx.helper.make_node("Identity", ["image"], ["attribution"]))
@@ -678,8 +685,12 @@ def document(found: Mapping[str, Any]) -> str:
 
 
 INTRODUCTION = """\
-The same artifacts in every runtime that the examples have. Written by `{command}` with Python {python} and torch
-{torch} on one thread of this processor: {processor}."""
+The same artifacts in every runtime that the examples have, with Python {python} and torch {torch}, on one thread of
+this processor: {processor}. Written by
+
+```bash
+{command}
+```"""
 
 LATENCY = """\
 Median milliseconds of a call that predicts and explains one image, and in brackets how many times as long that is as
