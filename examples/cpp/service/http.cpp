@@ -256,7 +256,7 @@ void HttpServer::check(Incoming& request, Exchange& exchange) const {
 
 std::string HttpServer::read_body(const httplib::ContentReader& reader, Exchange& exchange) {
   std::string body;
-  body.reserve(exchange.length);
+  body.reserve(exchange.reserved);  // also for chunks: what is not filled takes no memory, and growing would double it
   bool too_large = false;
   const bool whole = reader([&](const char* data, std::size_t size) {
     too_large = size > options_.max_body - body.size();

@@ -90,17 +90,18 @@ Image decode_jpeg(std::string_view file, std::int64_t max_pixels, int& orientati
   check_size(jpeg.image_width, jpeg.image_height, max_pixels);
   if (jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK)
     throw Problem(422, "unsupported_image", "the JPEG is CMYK; convert it to RGB");
-  const bool grey = jpeg.jpeg_color_space == JCS_GRAYSCALE;
-  jpeg.out_color_space = grey ? JCS_GRAYSCALE : JCS_RGB;
-  Image image{int(jpeg.image_width), int(jpeg.image_height), grey ? 1 : 3, {}, "jpeg"};
-  const std::size_t stride = std::size_t(image.width) * image.channels;
-  image.data.resize(stride * image.height);
-  if (!decoder.decode(image.data.data(), stride)) throw decoder.damaged();
+  // Now, for libjpeg forgets its markers when it has finished.
   for (const jpeg_marker_struct* marker = jpeg.marker_list; marker; marker = marker->next) {
     const std::string_view data(reinterpret_cast<const char*>(marker->data), marker->data_length);
     if (data.substr(0, 6) != std::string_view("Exif\0\0", 6)) continue;
     orientation = exif_orientation(data.substr(6));
     break;
   }
+  const bool grey = jpeg.jpeg_color_space == JCS_GRAYSCALE;
+  jpeg.out_color_space = grey ? JCS_GRAYSCALE : JCS_RGB;
+  Image image{int(jpeg.image_width), int(jpeg.image_height), grey ? 1 : 3, {}, "jpeg"};
+  const std::size_t stride = std::size_t(image.width) * image.channels;
+  image.data.resize(stride * image.height);
+  if (!decoder.decode(image.data.data(), stride)) throw decoder.damaged();
   return image;
 }
