@@ -48,7 +48,10 @@ class Client:
     def resident(self) -> float:
         """Return the server's resident memory in MiB, from its metrics."""
         self._connection.request("GET", "/metrics")
-        text = self._connection.getresponse().read().decode()
+        answer = self._connection.getresponse()
+        text = answer.read().decode()
+        if answer.status != 200:
+            raise http.client.HTTPException(f"/metrics: status {answer.status}, {text[:200]}")
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return float(values["process_resident_memory_bytes"]) / 2**20
 
@@ -85,7 +88,11 @@ def load(address: str, images: dict[Path, bytes], clients: int, seconds: float) 
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        run.resident.append(alone.resident())
+        try:
+            run.resident.append(alone.resident())
+        except (OSError, http.client.HTTPException) as error:
+            run.wrong.append(f"{type(error).__name__}: {error}")
+            break
         time.sleep(min(1.0, seconds / 20))
     return run
 
