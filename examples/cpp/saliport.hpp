@@ -17,6 +17,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -38,12 +39,12 @@ namespace saliport {
 class Error : public std::runtime_error {
  public:
   enum class Kind {
-    missing_file,  ///< The folder, its manifest or the model is missing, unreadable or not a regular file.
+    missing_file,  ///< The folder, its manifest or the model is missing, unreadable or not a regular file in it.
     bad_manifest,  ///< The manifest is not one that this header reads, or describes an artifact that it cannot run.
     changed_file,  ///< The manifest or the model is not, byte for byte, what was proven.
     bad_input,     ///< The image is null, or its shape is not one that the artifact takes; or an option makes no sense.
     bad_target,    ///< A target is neither -1 nor a class.
-    runtime,       ///< The runtime refused the model or failed while it ran, or memory ran out.
+    runtime,       ///< The model was refused when it was opened or failed while it ran, or memory ran out.
   };
 
   Error(Kind kind, const std::string& text) : std::runtime_error(text), kind_(kind) {}
@@ -83,17 +84,17 @@ inline constexpr std::uint64_t largest_manifest = std::uint64_t{4} << 20;
 inline constexpr std::uint64_t largest_model = std::uint64_t{1} << 31;  // protobuf's own limit
 inline constexpr int deepest_manifest = 32;
 
-/// Shows text from outside in a message: shortened, and on one line whatever it holds.
+/// Shows text from outside in a message: shortened, and plain ASCII on one line whatever it holds.
 inline std::string shown(std::string_view text) {
   std::string out;
   for (const char c : text.substr(0, 160)) {
     const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte == 0x7f ? '?' : c;
+    out += byte < 0x20 || byte > 0x7e ? '?' : c;
   }
   return text.size() > 160 ? out + "..." : out;
 }
 
-inline std::string quoted(std::string_view text) { return "\"" + shown(text) + "\""; }
+inline std::string quoted(std::string_view text) { return std::string(1, '"').append(shown(text)).append(1, '"'); }
 
 /// SHA-256 (FIPS 180-4) in lower-case hexadecimal, of pieces that follow each other.
 class Sha256 {
@@ -258,6 +259,97 @@ inline std::string shape_text(const std::vector<std::int64_t>& shape) {
   return out + "]";
 }
 
+/// Lets nothing but an Error out of `body`.
+template <typename Body>
+auto guarded(const std::string& what, Body body) {
+  try {
+    return body();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw Error(Kind::runtime, what + ": out of memory");
+  } catch (const std::exception& error) {
+    throw Error(Kind::runtime, what + ": " + shown(error.what()));
+  }
+}
+
+/// Refuses an ONNX model that is more than plain operators and the weights in it.
+///
+/// A tensor may say that its values lie in another file, or at an address. onnxruntime follows such a reference even of
+/// a model that it is given as bytes: relative to the working directory (1.32), or anywhere (1.23). So the model's
+/// protobuf is walked first. Saliport writes one flat graph: no subgraphs, functions, custom operators or training.
+class PlainModel {
+ public:
+  static void check(std::string_view model) {
+    // ir_version, producer_name, producer_version, domain, model_version, doc_string, graph, opset_import, metadata_props
+    each(model, "the model", fields({1, 2, 3, 4, 5, 6, 7, 8, 14}), [](int field, std::string_view graph) {
+      if (field != 7) return;
+      // node, name, initializer, doc_string, input, output, value_info, quantization_annotation, metadata_props
+      each(graph, "its graph", fields({1, 2, 5, 10, 11, 12, 13, 14, 16}), in_graph);
+    });
+  }
+
+ private:
+  static void in_graph(int field, std::string_view bytes) {
+    // input, output, name, op_type, attribute, doc_string, domain, overload, metadata_props
+    if (field == 1) each(bytes, "a node", fields({1, 2, 3, 4, 5, 6, 7, 8, 9}), in_node);
+    if (field == 5) in_tensor(bytes);
+  }
+  static void in_node(int field, std::string_view bytes) {
+    // name, f, i, s, t, floats, ints, strings, tensors, doc_string, tp, type, ref_attr_name
+    if (field == 5) each(bytes, "an attribute", fields({1, 2, 3, 4, 5, 7, 8, 9, 10, 13, 14, 20, 21}), in_attribute);
+    if (field == 7 && !bytes.empty() && bytes != "ai.onnx") throw refused("a node is of domain " + quoted(bytes));
+  }
+  static void in_attribute(int field, std::string_view bytes) {
+    if (field == 5 || field == 10) in_tensor(bytes);
+  }
+  static void in_tensor(std::string_view bytes) {
+    // all but segment, external_data (13) and data_location (14)
+    each(bytes, "a tensor", fields({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16}), [](int, std::string_view) {});
+  }
+
+  static constexpr std::uint32_t fields(std::initializer_list<int> numbers) {
+    std::uint32_t bits = 0;
+    for (const int number : numbers) bits |= std::uint32_t{1} << number;
+    return bits;
+  }
+
+  /// Calls `visit(number, bytes)` for every field of a message that has bytes; a field that is not allowed is refused.
+  template <typename Visit>
+  static void each(std::string_view rest, const char* what, std::uint32_t allowed, Visit visit) {
+    while (!rest.empty()) {
+      const std::uint64_t tag = varint(rest);
+      const std::uint64_t number = tag >> 3;
+      if (number > 31 || !(allowed >> number & 1))
+        throw refused(what + (" has the protobuf field " + std::to_string(number)));
+      std::uint64_t length = 0;
+      switch (tag & 7) {
+        case 0: varint(rest); break;
+        case 1: length = 8; break;
+        case 2: length = varint(rest); break;
+        case 5: length = 4; break;
+        default: throw refused("the file is no protobuf");
+      }
+      if (length > rest.size()) throw refused("the file is no protobuf");
+      if ((tag & 7) == 2) visit(static_cast<int>(number), rest.substr(0, static_cast<std::size_t>(length)));
+      rest.remove_prefix(static_cast<std::size_t>(length));
+    }
+  }
+
+  static std::uint64_t varint(std::string_view& rest) {
+    std::uint64_t value = 0;
+    for (int shift = 0; shift < 70 && !rest.empty(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(rest.front());
+      rest.remove_prefix(1);
+      value |= shift < 64 ? std::uint64_t{byte & 0x7fu} << shift : 0;
+      if (byte < 0x80) return value;
+    }
+    throw refused("the file is no protobuf");
+  }
+
+  static Error refused(const std::string& what) { return {Kind::runtime, "it is not a model of Saliport's: " + what}; }
+};
+
 }  // namespace detail
 
 /// What manifest.json says of an artifact with one float32 input, checked; and the checks of a call that follow from it.
@@ -270,14 +362,14 @@ class Manifest {
     if (!std::filesystem::is_directory(folder, error))
       throw Error(Kind::missing_file, folder.string() + " is not a folder" + (error ? ": " + error.message() : ""));
     const std::filesystem::path path = folder / "manifest.json";
-    try {
-      return Manifest(folder, detail::read_file(path, detail::largest_manifest, Kind::bad_manifest));
-    } catch (const Error& found) {
-      if (found.kind() != Kind::bad_manifest && found.kind() != Kind::changed_file) throw;
-      throw Error(found.kind(), std::string(found.what()).rfind(path.string(), 0) == 0
-                                    ? found.what()
-                                    : path.string() + ": " + found.what());
-    }
+    return detail::guarded(path.string() + " cannot be read", [&] {
+      const std::string text = detail::read_file(path, detail::largest_manifest, Kind::bad_manifest);
+      try {
+        return Manifest(folder, text);
+      } catch (const Error& found) {
+        throw Error(found.kind(), path.string() + ": " + found.what());
+      }
+    });
   }
 
   /// Returns the bytes of one format's file, `onnx` or `torchscript`, which are those that were proven.
@@ -288,7 +380,9 @@ class Manifest {
       throw Error(Kind::missing_file, folder_.string() + " holds no " + format + " file; export it with --format");
     const File& file = found->second;
     const std::filesystem::path path = folder_ / file_name(format);
-    std::string bytes = detail::read_file(path, detail::largest_model, Kind::changed_file);
+    std::string bytes = detail::guarded(
+        path.string() + " cannot be read",
+        [&] { return detail::read_file(path, detail::largest_model, Kind::changed_file); });
     if (bytes.size() != file.bytes)
       throw Error(Kind::changed_file, path.string() + " has changed since it was proven: " +
                                           std::to_string(bytes.size()) + " bytes, not " + std::to_string(file.bytes));
@@ -335,6 +429,14 @@ class Manifest {
       out[i] = target[i];
     }
     return out;
+  }
+
+  /// The smallest shape that the artifact takes: one sample, every size that may vary at its least.
+  std::vector<std::int64_t> smallest() const {
+    std::vector<std::int64_t> shape;
+    for (const Dimension& dimension : dimensions_)
+      shape.push_back(dimension.name.empty() ? dimension.size : dimension.min);
+    return shape;
   }
 
   Input image;
@@ -475,13 +577,18 @@ class Artifact {
       : manifest_(Manifest::read(folder)), options_(options) {
     if (options.threads < 1 || options.threads > 1024)
       throw Error(Error::Kind::bad_input, "threads is " + std::to_string(options.threads) + "; it must be 1 to 1024");
+    if (!OrtGetApiBase()->GetApi(ORT_API_VERSION))
+      throw Error(Error::Kind::runtime, std::string("onnxruntime ") + OrtGetApiBase()->GetVersionString() +
+                                            " is older than the headers that this program was built with");
     const std::string bytes = manifest_.model("onnx");
-    guarded(folder.string() + "/model.onnx cannot be opened", [&] {
+    detail::guarded(folder.string() + "/model.onnx cannot be opened", [&] {
+      detail::PlainModel::check(bytes);
       Ort::SessionOptions session;
       session.SetIntraOpNumThreads(options.threads);
       session.SetLogSeverityLevel(4);  // errors come as exceptions; do not print them as well
       env_ = Ort::Env(ORT_LOGGING_LEVEL_FATAL, "saliport");
       session_ = Ort::Session(env_, bytes.data(), bytes.size(), session);
+      check_signature();
     });
   }
 
@@ -490,10 +597,10 @@ class Artifact {
   /// image: float32 [N, ...], row by row. shape: that, with the batch. target: N classes, -1 for the predicted one;
   /// null: the predicted one of every sample. All is checked before memory is taken.
   Explanation run(const float* image, const std::vector<std::int64_t>& shape, const std::int64_t* target) const {
-    if (!image) throw Error(Error::Kind::bad_input, manifest_.image.name + " is null");
     const std::int64_t values = manifest_.check_shape(shape, options_.max_values);
+    if (!image) throw Error(Error::Kind::bad_input, manifest_.image.name + " is null");
     Explanation out{shape[0], manifest_.classes, {}, {}, shape};
-    guarded("onnxruntime cannot run the model", [&] {
+    detail::guarded("onnxruntime cannot run the model", [&] {
       std::vector<std::int64_t> targets = manifest_.check_target(target, out.batch);
       out.logits.resize(static_cast<std::size_t>(out.batch * out.classes));
       out.attribution.resize(static_cast<std::size_t>(values));
@@ -524,17 +631,21 @@ class Artifact {
   const std::string& method() const noexcept { return manifest_.method; }
 
  private:
-  template <typename Body>
-  static void guarded(const std::string& what, Body body) {
-    try {
-      body();
-    } catch (const Error&) {
-      throw;
-    } catch (const std::bad_alloc&) {
-      throw Error(Error::Kind::runtime, what + ": out of memory");
-    } catch (const std::exception& error) {
-      throw Error(Error::Kind::runtime, what + ": " + detail::shown(error.what()));
-    }
+  /// Sees that the model takes and returns what the manifest says: `run` hands it memory of these types.
+  void check_signature() const {
+    const auto type = [](const Ort::TypeInfo& info) {
+      return info.GetONNXType() == ONNX_TYPE_TENSOR ? info.GetTensorTypeAndShapeInfo().GetElementType()
+                                                    : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    };
+    const Ort::AllocatorWithDefaultOptions memory;
+    bool fits = session_.GetInputCount() == 2 && session_.GetOutputCount() == 2;
+    for (std::size_t i = 0; fits && i < 2; ++i)
+      fits = session_.GetInputNameAllocated(i, memory).get() == (i ? "target" : manifest_.image.name) &&
+             type(session_.GetInputTypeInfo(i)) ==
+                 (i ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) &&
+             session_.GetOutputNameAllocated(i, memory).get() == std::string(i ? "attribution" : "logits") &&
+             type(session_.GetOutputTypeInfo(i)) == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    if (!fits) throw Error(Error::Kind::bad_manifest, "the model's inputs and outputs are not those in the manifest");
   }
 
   Manifest manifest_;
