@@ -2,65 +2,55 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.examples import doors
+from tests.examples.conftest import Once, Require
 from tests.examples.service.client import Service, encoded
 
-ROOT = Path(__file__).parents[3]
-SOURCE = ROOT / "examples" / "cpp" / "service"
+SOURCE = doors.ROOT / "examples" / "cpp" / "service"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", 'soak: a whole minute of load; leave it out by -m "not soak"')
 
 
-def run(*command: object) -> None:
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
 @pytest.fixture(scope="session")
-def onnxruntime_root(require, once) -> Path:
-    require(shutil.which("apt-get"), "apt-get", "the layout of onnxruntime's release comes from Debian's packages")
-    given = os.environ.get("ONNXRUNTIME_ROOT")
-    if given:
-        return Path(given)
-    return once("onnxruntime-root", lambda folder: run(ROOT / ".ci" / "onnxruntime-root", folder, sys.executable))
+def build(require: Require, once: Once) -> Callable[..., Path]:
+    """Give ``build(name, CXXFLAGS, *options)``: a build by the README's own command."""
+    doors.require_compiler(require)
+    wanted = ["pkg-config", "--exists", "cpp-httplib", "libpng", "libjpeg"]
+    found = shutil.which("pkg-config") and subprocess.run(wanted).returncode == 0
+    require(found, "cpp-httplib, libpng or libjpeg", "on Debian, .ci/install-service")
+    root = doors.onnxruntime_root(once, require)
 
-
-@pytest.fixture(scope="session")
-def build(require, once, onnxruntime_root: Path) -> Callable[[str], Path]:
-    for program in ("cmake", "c++", "pkg-config"):
-        require(shutil.which(program), program, "run .ci/install-service")
-    found = subprocess.run(["pkg-config", "--exists", "cpp-httplib", "libpng", "libjpeg"]).returncode == 0
-    require(found, "cpp-httplib, libpng or libjpeg", "run .ci/install-service")
-
-    def built(name: str, *options: str) -> Path:
+    def built(name: str, flags: str, options: str = "") -> Path:
         def make(folder: Path) -> None:
-            run("cmake", "-S", SOURCE, "-B", folder, f"-DONNXRUNTIME_ROOT={onnxruntime_root}", *options)
-            run("cmake", "--build", folder, "--parallel", "2")
+            (line,) = (line for line in doors.readme_lines(SOURCE) if line.startswith("cmake"))
+            configure, compile = line.split(" && ")
+            here = doors.checkout(folder / "checkout")
+            doors.shell(f"{configure} {options}", here, ONNXRUNTIME_ROOT=str(root), CXXFLAGS=flags)
+            doors.shell(f"{compile} --parallel 2", here)
 
-        return once(name, make) / "saliport_service"
+        return once(name, make) / "checkout" / "build" / "service" / "saliport_service"
 
     return built
 
 
 @pytest.fixture(scope="session")
 def binary(build: Callable[..., Path]) -> Path:
-    return build("service", "-DCMAKE_CXX_FLAGS=-Werror")
+    return build("service", "-Werror")
 
 
 @pytest.fixture(scope="session")
 def sanitized(build: Callable[..., Path]) -> Path:
-    return build("service-sanitized", "-DSALIPORT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1")
+    return build("service-sanitized", "-Werror -O1", "-DSALIPORT_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug")
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +70,12 @@ def attacked(request: pytest.FixtureRequest, artifact: Path) -> Iterator[Service
 
 @pytest.fixture(scope="session")
 def cat() -> Image.Image:
-    return Image.open(ROOT / "docs" / "chelsea.png").convert("RGB")
+    return Image.open(doors.ROOT / "docs" / "chelsea.png").convert("RGB")
 
 
 @pytest.fixture(scope="session")
 def cat_png() -> bytes:
-    return (ROOT / "docs" / "chelsea.png").read_bytes()
+    return (doors.ROOT / "docs" / "chelsea.png").read_bytes()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 import models
+from tests.examples.conftest import Once
 from tests.examples.service.client import Service, encoded, png
 from tests.examples.service.triangle import resized
 
@@ -106,7 +107,7 @@ def test_cmyk_is_refused(service: Service, cat: Image.Image) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(once, binary: Path) -> Iterator[Service]:
+def digits(once: Once, binary: Path) -> Iterator[Service]:
     """Give the service of an artifact of grey images, whose classes are named by digits."""
     from click.testing import CliRunner
 
