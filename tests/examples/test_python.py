@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -129,7 +128,7 @@ def test_io_binding_runs_in_buffers_that_stay(io_binding, artifact: Path) -> Non
         assert np.array_equal(plain[0], logits)
         assert np.array_equal(plain[1], attribution)
     bound.target[1] = 10
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="out of data bounds"):
+    with pytest.raises(RuntimeError, match="out of data bounds"):
         bound()
 
 

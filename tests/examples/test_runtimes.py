@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,11 @@ ROW = Row("onnxruntime (Python)", "1.32.0", "net", 32, "guided", 2e-7, 3e-3, 4e-
 
 @pytest.fixture(scope="module")
 def trial(once: Once) -> runtimes.Trial:
-    folder = once("runtimes", lambda folder: None)
-    return runtimes.prepare("cifar_resnet20", 32, "guided", folder / f"trial-{os.getpid()}")
+    def make(folder: Path) -> None:
+        made = runtimes.prepare("cifar_resnet20", 32, "guided", folder / "trial")
+        (folder / "trial.pickle").write_bytes(pickle.dumps(made))
+
+    return pickle.loads((once("runtimes", make) / "trial.pickle").read_bytes())
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::torch.jit.TracerWarning")
