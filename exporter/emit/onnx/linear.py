@@ -60,11 +60,15 @@ def _conv_transpose(
         ):  # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros
             zeros[axis] = max(0, -(-(more - p) // s))
             after[axis], extra[axis] = p - more + s * zeros[axis], 0
+    kernel: Value | str = weight
+    if groups == 1 and weight.shape[0] == weight.shape[1]:
+        # OpenVINO 2026.4 computes wrongly where a Conv and a ConvTranspose of as many channels share an initializer.
+        kernel = e.op("Neg", e.op("Neg", weight))
     longer = e.op("Pad", x, e.constant([0] * (axes + 4) + zeros)) if any(zeros) else x
     return e.op(
         "ConvTranspose",
         longer,
-        weight,
+        kernel,
         bias,
         kernel_shape=list(weight.shape[2:]),
         strides=stride,

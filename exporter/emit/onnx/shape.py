@@ -204,6 +204,11 @@ def _arange(e: Emitter, *bounds: Any, **kwargs: Any) -> str:
     return e.constant(torch.arange(*bounds, dtype=e.fake.dtype).numpy(), e.fake.dtype)
 
 
+@translates(aten.eye.default, aten.eye.m)
+def _eye(e: Emitter, *sizes: int, **kwargs: Any) -> str:
+    return e.constant(torch.eye(*sizes, dtype=e.fake.dtype).numpy(), e.fake.dtype)
+
+
 @translates(aten.linspace.default)
 def _linspace(e: Emitter, start: float, end: float, steps: int, **kwargs: Any) -> str:
     return e.constant(torch.linspace(start, end, steps, dtype=e.fake.dtype).numpy(), e.fake.dtype)
