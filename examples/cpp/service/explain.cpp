@@ -71,7 +71,8 @@ Format accepted(const std::string& accept) {
     best = q;
     chosen = format;
   }
-  if (best == 0) throw Problem(406, "not_acceptable", "answers are application/json, image/png or application/octet-stream");
+  if (best == 0)
+    throw Problem(406, "not_acceptable", "answers are application/json, image/png or application/octet-stream");
   return chosen;
 }
 
@@ -127,7 +128,7 @@ Explainer::Explainer(const ExplainOptions& options) : artifact_(options.artifact
   const std::size_t named = artifact_.mean().size();
   if (named != 0 && named != std::size_t(channels_))
     throw std::invalid_argument("the artifact's normalisation is not that of its channels");
-  // The first call takes memory and time that later ones do not, and shows whether the size is one that the graph takes.
+  // The first call takes memory and time that later ones do not, and shows whether the graph takes the size.
   const std::vector<float> zero(std::size_t(channels_) * height_ * width_);
   artifact_.run(zero.data(), {1, channels_, height_, width_}, nullptr);
 }
@@ -174,7 +175,8 @@ Query Explainer::query(const Fields& fields, const std::string& accept) const {
       }
       if (query.include.size() > kinds.size()) throw bad(name, "lists a map more than once");
     } else {
-      throw Problem(400, "unknown_field", quoted(name) + " is no field; there are image, target, top, format and include");
+      throw Problem(400, "unknown_field",
+                    quoted(name) + " is no field; there are image, target, top, format and include");
     }
   }
   if (!seen.count("format")) query.format = accepted(accept);
@@ -199,7 +201,8 @@ Answer Explainer::explain(const Query& query, std::string_view file) const {
   const auto likelier = [&](std::size_t a, std::size_t b) {
     return found.logits[a] != found.logits[b] ? found.logits[a] > found.logits[b] : a < b;
   };
-  std::partial_sort(order.begin(), order.begin() + std::ptrdiff_t(std::max<std::size_t>(top, 1)), order.end(), likelier);
+  const auto sorted = order.begin() + std::ptrdiff_t(std::max<std::size_t>(top, 1));
+  std::partial_sort(order.begin(), sorted, order.end(), likelier);
   const std::size_t target = query.target < 0 ? order[0] : std::size_t(query.target);
 
   const auto map = [&](Format format) -> std::string {

@@ -181,7 +181,8 @@ bool HttpServer::next(Socket& socket, Seat seat) {
   }
   Exchange exchange(*this, socket);
   const bool brief = exchange.late || seat == Seat::refused;
-  socket.set_deadline(exchange.began + (brief ? std::min<std::chrono::milliseconds>(1s, options_.timeout) : options_.timeout));
+  const auto patience = brief ? std::min<std::chrono::milliseconds>(1s, options_.timeout) : options_.timeout;
+  socket.set_deadline(exchange.began + patience);
 
   const Socket::Head head = socket.read_head(longest_head);
   if (head == Socket::Head::closed) return false;
@@ -221,7 +222,8 @@ void HttpServer::check(Incoming& request, Exchange& exchange) const {
 
   const auto route = routes_.find(request.path);
   if (route != routes_.end()) exchange.path = request.path;
-  const bool allowed = route != routes_.end() && (", " + route->second + ",").find(" " + request.method + ",") != std::string::npos;
+  const std::string methods = route != routes_.end() ? " " + route->second + "," : "";
+  const bool allowed = methods.find(" " + request.method + ",") != std::string::npos;
   const bool post = request.method == "POST";
   if (exchange.refusal) return;
 
@@ -256,7 +258,7 @@ void HttpServer::check(Incoming& request, Exchange& exchange) const {
 
 std::string HttpServer::read_body(const httplib::ContentReader& reader, Exchange& exchange) {
   std::string body;
-  body.reserve(exchange.reserved);  // also for chunks: what is not filled takes no memory, and growing would double it
+  body.reserve(exchange.reserved);  // for chunks, too: what is not filled takes no memory, and growing would double it
   bool too_large = false;
   const bool whole = reader([&](const char* data, std::size_t size) {
     too_large = size > options_.max_body - body.size();
@@ -265,7 +267,8 @@ std::string HttpServer::read_body(const httplib::ContentReader& reader, Exchange
   });
   if (whole) return body;
   exchange.close = true;
-  if (too_large) throw Problem(413, "body_too_large", "the body may have " + std::to_string(options_.max_body) + " bytes");
+  if (too_large)
+    throw Problem(413, "body_too_large", "the body may have " + std::to_string(options_.max_body) + " bytes");
   if (exchange.socket.timed_out()) throw Problem(408, "timeout", "the request did not arrive in time");
   throw Problem(400, "incomplete_body", "the body ends too early");
 }

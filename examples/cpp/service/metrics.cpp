@@ -32,7 +32,7 @@ std::string Metrics::text(const std::map<std::string, double>& gauges) const {
   begin("saliport_rejected_total", "counter", "Requests turned away because there was no room for them.");
   for (const auto& [reason, count] : rejected_)
     out << "saliport_rejected_total{reason=\"" << reason << "\"} " << count << '\n';
-  begin("saliport_explain_seconds", "histogram", "From the first byte of an explained request until its answer was ready.");
+  begin("saliport_explain_seconds", "histogram", "From a request's first byte until its explanation was ready.");
   std::uint64_t count = 0;
   for (std::size_t i = 0; i < buckets_.size(); ++i) {
     count += buckets_[i];

@@ -23,7 +23,8 @@ std::string name_of(std::string_view head) {
     if (colon == line.npos) throw malformed("has a part with a header that is none");
     const std::string_view key = trimmed(line.substr(0, colon)), value = trimmed(line.substr(colon + 1));
     if (same(key, "Content-Disposition")) name = parameter(value, "name");
-    if (same(key, "Content-Transfer-Encoding") && !same(value, "binary") && !same(value, "8bit") && !same(value, "7bit"))
+    const bool plain = same(value, "binary") || same(value, "8bit") || same(value, "7bit");
+    if (same(key, "Content-Transfer-Encoding") && !plain)
       throw malformed("has a part with a Content-Transfer-Encoding, which form data has not");
   }
   if (name.empty()) throw malformed("has a part without a name");
@@ -67,7 +68,8 @@ std::string parameter(std::string_view header, std::string_view name) {
 
 std::vector<Part> parse_multipart(std::string_view body, std::string_view content_type) {
   const std::string boundary = parameter(content_type, "boundary");
-  if (boundary.empty() || boundary.size() > 70) throw malformed("has no boundary of 1 to 70 characters in its Content-Type");
+  if (boundary.empty() || boundary.size() > 70)
+    throw malformed("has no boundary of 1 to 70 characters in its Content-Type");
   const std::string delimiter = "\r\n--" + boundary;
   std::vector<Part> parts;
   // The first delimiter may stand at the very beginning, without the line break.

@@ -13,7 +13,8 @@ namespace {
 }
 
 /// Reads a whole number, which with `units` may end in K, M or G (powers of 1024).
-std::int64_t whole(const std::string& name, std::string text, std::int64_t least, std::int64_t most, bool units = false) {
+std::int64_t whole(const std::string& name, std::string text, std::int64_t least, std::int64_t most,
+                   bool units = false) {
   const std::string given = text, what = "a number from " + std::to_string(least) + " to " + std::to_string(most);
   int shift = 0;
   if (units && !text.empty()) {
@@ -36,7 +37,8 @@ std::chrono::milliseconds seconds(const std::string& name, const std::string& te
     value = std::stod(text, &read);
   } catch (const std::exception&) {
   }
-  if (read == 0 || read != text.size() || !(value >= 0.1 && value <= 3600)) refuse(name, text, "seconds from 0.1 to 3600");
+  if (read == 0 || read != text.size() || !(value >= 0.1 && value <= 3600))
+    refuse(name, text, "seconds from 0.1 to 3600");
   return std::chrono::milliseconds(std::llround(value * 1000));
 }
 
@@ -117,5 +119,5 @@ std::string usage() {
     const std::string left = std::string("  ") + flag.name + " " + flag.value;
     out += left + std::string(left.size() < 26 ? 26 - left.size() : 1, ' ') + flag.help + "\n";
   }
-  return out + "  --help                  This text.\n\nSIGTERM or SIGINT: finish the requests that have begun, and end.\n";
+  return out + "  --help                  This text.\n\nOn SIGTERM or SIGINT the requests that have begun are finished.\n";
 }

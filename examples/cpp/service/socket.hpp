@@ -21,7 +21,7 @@ class Socket : public httplib::Stream {
   /// Waits until a request begins; false when the client has gone, or the deadline has passed, or `wake` is readable.
   bool wait(Clock::time_point deadline, int wake);
 
-  /// Reads a request's line and headers, so that cpp-httplib finds them whole, well-formed and no longer than `longest`.
+  /// Reads a request's line and headers: cpp-httplib finds them whole, well-formed and no longer than `longest`.
   Head read_head(std::size_t longest);
 
   /// Puts a head in place of the one that was read.

@@ -240,7 +240,7 @@ def test_a_slow_client_is_cut_off_and_others_are_served(attacked: Service, cat_p
         begun = time.monotonic()
         for connection, begin in zip(slow, list(begins.values()) * 20, strict=True):
             connection.sendall(begin)
-        for _ in range(8):
+        while time.monotonic() - begun < 0.8:
             time.sleep(0.1)
             for connection in slow:
                 connection.sendall(b"x")
@@ -249,7 +249,7 @@ def test_a_slow_client_is_cut_off_and_others_are_served(attacked: Service, cat_p
             answer = read_reply(connection)
             assert (answer.status, answer.error()) == (408, "timeout")
             assert connection.recv(1) == b""
-        assert 1 < time.monotonic() - begun < 6  # --timeout is 1.5
+        assert 1 < time.monotonic() - begun < 15  # --timeout is 1.5; nobody waits for 1000 bytes
     finally:
         for connection in slow:
             connection.close()
