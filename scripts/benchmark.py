@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from scripts.benchmarking.records import Record, Records
 RESULTS = "results.json"
 DOCUMENT = "README.md"
 OUTPUT = Path("docs/benchmark")
+WIDTH = 160
 QUICK = ("speed", "session", "export", "profile", "help")
+QUICK_EFFORT = Effort(rounds=10, seconds=10, repeats=1, turns=1)
 EVERYTHING = tuple(part for part in plan.PARTS if part != "cuda")
 
 
@@ -46,7 +49,9 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--models", metavar="SPEC,SPEC", help=f"Which networks.  [default: {','.join(plan.MODELS)}]")
 @click.option("--batches", type=Numbers(), help="How many images at once.  [default: 1,8]")
 @click.option("--side", type=click.IntRange(min=1), default=plan.SIDE, show_default=True, help="Of an image.")
-@click.option("--threads", type=Numbers(), default=(1,), help="For each library; --only growth adds 2.  [default: 1]")
+@click.option(
+    "--threads", type=Numbers(), default=plan.THREADS, help="The first for all, each for growth.  [default: 1,2]"
+)
 @click.option("--rounds", type=click.IntRange(min=1), help="Of a race, at most.  [default: 30; quick: 10]")
 @click.option("--seconds", type=float, help="After which a race begins no new round.  [default: 120; quick: 15]")
 @click.option("--repeats", type=click.IntRange(min=1), help="Processes for a session.  [default: 3; quick: 1]")
@@ -79,9 +84,9 @@ def main(
         chosen = parts or (("cuda",) if device == "cuda" else QUICK if quick else EVERYTHING)
         names = models.split(",") if models else plan.MODELS[:1] if quick else plan.MODELS
         wanted = plan.cases(chosen, names, batches or ((1,) if quick else plan.BATCHES), threads, side)
-        effort = Effort(
-            rounds or (10 if quick else 30), seconds or (15 if quick else 120), repeats or (1 if quick else 3), cache
-        )
+        effort = QUICK_EFFORT if quick else Effort()
+        given = {"rounds": rounds, "seconds": seconds, "repeats": repeats, "cache": cache}
+        effort = replace(effort, **{name: value for name, value in given.items() if value is not None})
         run(list(wanted), records, effort, resume)
     report(records, output)
 
@@ -116,6 +121,8 @@ def report(records: Records, output: Path) -> None:
     drawn = plots.draw(records, output)
     (output / DOCUMENT).write_text(document(records, drawn))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)  # a file has no width
     for table in tables(records):
         console.print(table.rich())
     console.print(f"Written: {output}/")

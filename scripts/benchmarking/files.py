@@ -107,30 +107,26 @@ def export_forward(model: Any, shape: tuple[int, ...], path: Path) -> None:
 
 def export_artifact(model: Any, shape: tuple[int, ...], folder: Path, kind: str, formats: tuple[str, ...]) -> Any:
     """Export and prove an artifact; returns the stages and what they took."""
-    import inspect
-
     import exporter
     from exporter.stages import Stages
 
     stages = Stages()
-    known = "optimize_for" in inspect.signature(exporter.export).parameters
-    options: Any = {"optimize_for": kind} if known else {}
-    exporter.export(model, shape, folder, formats=formats, stages=stages, **options)
+    exporter.export(model, shape, folder, formats=formats, optimize_for=kind, stages=stages)
     return stages
 
 
-def measure_export(spec: str, side: int, folder: Path, forward: bool) -> dict[str, Any]:
-    """Time an export twice in this process: the first, once everything is imported, and the next."""
+def measure_export(spec: str, side: int, folder: Path, forward: bool, turns: int) -> dict[str, Any]:
+    """Time exports in this process: the first, once everything is imported, and the next ones."""
     import onnxscript  # noqa: F401  torch.onnx imports it at its first call
     import torch
-    import torch.onnx._internal.exporter._core  # noqa: F401
+    import torch.onnx._internal.exporter._core
 
     import exporter.pipeline  # noqa: F401
 
     model, shape = network(spec, side)
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "seconds": [], "stages": []}
-    for turn in ("first", "again"):
-        target = folder / turn
+    for turn in range(turns):
+        target = folder / str(turn)
         start = time.perf_counter()
         if forward:
             target.mkdir(parents=True)

@@ -30,12 +30,14 @@ class Effort:
         rounds: Of a race, at most.
         seconds: After which a race begins no new round.
         repeats: Processes for each session, each export and the help.
+        turns: Exports in one process, one after the other.
         cache: Where files are kept.
     """
 
     rounds: int = 30
     seconds: float = 120.0
     repeats: int = 3
+    turns: int = 2
     cache: Path = files.CACHE
 
 
@@ -79,7 +81,7 @@ def _race(case: Case, effort: Effort) -> dict[str, Any]:
 def _run(do: str, case: Case, effort: Effort, names: tuple[str, ...], **more: Any) -> dict[str, Any]:
     """Make what contenders load, then run a task on them."""
     without = {} if "openvino" not in {KINDS.get(name) for name in names} else {"openvino": _without("openvino")}
-    kinds = dict.fromkeys(KINDS[name] for name in names if name in KINDS)
+    kinds = dict.fromkeys(KINDS.get(name, files.FORWARD) for name in names)  # the shape comes with any of them
     shape: Any = None
     missing: dict[str, str] = {}
     for kind in kinds:
@@ -88,7 +90,9 @@ def _run(do: str, case: Case, effort: Effort, names: tuple[str, ...], **more: An
         try:
             shape = _prepare(case, kind, effort.cache)["shape"]
         except processes.Failed as error:
-            missing |= {name: f"its file was not made: {error}" for name in names if KINDS.get(name) == kind}
+            missing |= {
+                name: f"its file was not made: {error}" for name in names if KINDS.get(name, files.FORWARD) == kind
+            }
     if shape is None:
         return {"missing": next(iter(missing.values()))}
     return processes.run(
@@ -137,7 +141,8 @@ def _export(case: Case, effort: Effort) -> dict[str, Any]:
     for _ in range(effort.repeats):
         for kind, found in runs.items():
             with _folder() as folder:
-                found.append(processes.run("export", model=case.model, side=case.side, kind=kind, folder=str(folder)))
+                task = {"model": case.model, "side": case.side, "kind": kind, "turns": effort.turns}
+                found.append(processes.run("export", folder=str(folder), **task))
     return runs
 
 

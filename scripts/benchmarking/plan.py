@@ -89,6 +89,10 @@ def axes(model: str, side: int = SIDE, threads: Sequence[int] = THREADS) -> dict
     return {
         "batch": [Case("growth", model, batch, side, first) for batch in GROWING_BATCHES],
         "image side": [Case("growth", model, 1, one, first) for one in SIDES],
-        "depth": [Case("growth", one, 1, side, first) for one in DEPTHS],
-        "threads": [Case("growth", model, 1, side, count) for count in dict.fromkeys((*threads, *THREADS))],
+        "depth": [Case("growth", one, 1, side, first) for one in (DEPTHS if model in DEPTHS else (model,))],
+        "threads": [Case("growth", model, 1, side, count) for count in threads],
     }
+
+
+VARIES = {"batch": "batch", "image side": "side", "depth": "model", "threads": "threads"}
+"""Axis -> the attribute of its cases that varies."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from scripts.benchmarking import bars
+from scripts.benchmarking import bars, text
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.measure import steady
-from scripts.benchmarking.plan import PARTS, Case, axes
+from scripts.benchmarking.plan import DEPTHS, PARTS, SIDE, VARIES, Case
 from scripts.benchmarking.records import Record, Records
 from scripts.benchmarking.tables import Table
-from scripts.benchmarking.text import METHOD
 from scripts.benchmarking.timing import Spread
 
 NODES = 10
@@ -48,13 +48,14 @@ def bar_table(records: Records) -> Table:
             found.bar.figure + (f" ({found.bar.column} machine)" if both and found.bar.column != "any" else ""),
             found.case,
             f"{found.bar.bar:g}",
-            f"{found.bar.goal:g}",
+            "" if found.bar.goal is None else f"{found.bar.goal:g}",
             spread(found.measured),
             MET[found.verdict],
         ]
         for found in bars.findings(records)
     ]
-    return Table("Bars and goals", ["figure", "network", "bar", "goal", "measured (quartiles)", "met"], rows, words=2)
+    head = ["figure", "network", "bar", "goal", "measured (quartiles)", "met"]
+    return Table("Bars and goals", head, rows, words=2, note=text.BARS)
 
 
 def spread(value: Spread, digits: int = 3) -> str:
@@ -68,31 +69,53 @@ def spread(value: Spread, digits: int = 3) -> str:
 
 
 def race_tables(records: Records) -> list[Table]:
-    """Show every race twice: as ratios to the forward pass alone in onnxruntime, and in milliseconds."""
+    """Show races: ratios within a runtime and to the yardstick, then milliseconds, then how near the maps are."""
     made = []
-    for part, title in (("speed", ""), ("grad-cam", ", pytorch-grad-cam"), ("cuda", ", CUDA")):
+    for part, title in (("speed", ""), ("grad-cam", "pytorch-grad-cam, "), ("cuda", "CUDA, ")):
         found = [record for record in records.of(part) if not record.missing]
-        for suffix, cell in (("time / forward only in onnxruntime", _ratio_cell), ("milliseconds", _ms_cell)):
-            names = [name for name in c.TAKING_PART[part] if any(name in r.result["contenders"] for r in found)]
-            rows = [[name, *(cell(record, name) for record in found)] for name in names]
-            if part != "cuda" or found:
-                head = ["", *(_head(record.case) for record in found)]
-                made.append(Table(f"{suffix[0].upper()}{suffix[1:]}{title}", head, rows if found else []))
-        if part == "speed":
-            rows = [[name, *(_error_cell(record, name) for record in found)] for name in c.TAKING_PART[part]]
-            rows = [row for row in rows if any(row[1:])] if found else []
-            made.append(Table("Relative L2 distance to live autograd's map", ["", *map(_head_of, found)], rows))
+        for batch in sorted({record.case.batch for record in found}):
+            shown = [record for record in found if record.case.batch == batch]
+            names = c.TAKING_PART[part]
+            head = ["", *(_head(record.case) for record in shown)]
+            title_of = f"{title}batch {batch}"
+            within = [row for row in (_within(shown, *pair) for pair in WITHIN) if any(row[1:])]
+            ratios = [[name, *(_ratio_cell(record, name) for record in shown)] for name in names]
+            ms = [[name, *(_ms_cell(record, name) for record in shown)] for name in names]
+            plot = "ratios.svg" if not made else ""
+            if part == "speed":
+                made.append(Table(f"Artifacts beside others: {title_of}", head, within, note=text.WITHIN, plot=plot))
+            note = {"speed": text.RATIOS, "grad-cam": text.GRAD_CAM, "cuda": text.CUDA}[part]
+            made.append(Table(f"Time / forward only in onnxruntime: {title_of}", head, ratios, note=note))
+            made.append(Table(f"Milliseconds: {title_of}", head, ms))
+        rows = [[name, *(_error_cell(record, name) for record in found)] for name in c.TAKING_PART[part]]
+        rows = [row for row in rows if any(row[1:])]
+        head = ["", *(f"{_head(record.case)}, batch {record.case.batch}" for record in found)]
+        name = f"{title}relative L2 distance to live autograd's map"
+        made.append(Table(f"{name[0].upper()}{name[1:]}", head, rows, note=text.ERROR))
     return made
 
 
+WITHIN = (
+    ("onnxruntime: artifact / forward only", c.ARTIFACT, c.YARDSTICK),
+    ("OpenVINO: artifact / forward only", c.OPENVINO, c.OPENVINO_YARDSTICK),
+    ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
+    ("live autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT),
+    ("Captum / onnxruntime's artifact", c.CAPTUM, c.ARTIFACT),
+    ("Captum / OpenVINO's artifact", c.CAPTUM, c.OPENVINO),
+    ("Captum / TorchScript artifact", c.CAPTUM, c.TORCHSCRIPT),
+)
+"""Label, and the two whose ratio it is."""
+
+
+def _within(records: Sequence[Record], label: str, above: str, below: str) -> list[str]:
+    found = (bars.ratio(record, above, below) for record in records)
+    return [label, *("" if value is None else spread(value, 2) for value in found)]
+
+
 def _head(case: Case) -> str:
-    size = "" if case.side == 224 else f", {case.side}x{case.side}"
+    size = "" if case.side == SIDE else f", {case.side}x{case.side}"
     threads = "" if case.threads == 1 else f", {case.threads} threads"
-    return f"{case.name}, batch {case.batch}{size}{threads}"
-
-
-def _head_of(record: Record) -> str:
-    return _head(record.case)
+    return f"{case.name}{size}{threads}"
 
 
 def _row(record: Record, name: str) -> dict[str, Any]:
@@ -127,7 +150,7 @@ def session_table(records: Records) -> Table:
         if record.missing:
             continue
         for name, row in record.result["contenders"].items():
-            label = [name, _head(record.case)]
+            label = [name, f"{_head(record.case)}, batch {record.case.batch}"]
             if row["missing"]:
                 rows.append([*label, row["missing"], *[""] * 6])
                 continue
@@ -149,19 +172,8 @@ def session_table(records: Records) -> Table:
                     f"{median(run['resident_mib'] for run in runs):.0f}",
                 ]
             )
-    head = [
-        "",
-        "",
-        "load, ms",
-        "first call, ms",
-        "second call, ms",
-        "steady, ms",
-        "first / steady",
-        "peak, MiB",
-        "peak / forward only",
-        "after the calls, MiB",
-    ]
-    return Table("Each session alone in a fresh process", head, rows, words=2)
+    head = ["", "", "load, ms", "first call", "second", "steady", "first / steady", "peak, MiB", "ratio", "after, MiB"]
+    return Table("Each session alone in a fresh process", head, rows, words=2, note=text.SESSION)
 
 
 # -- export ----------------------------------------------------------------------------------------------------
@@ -192,10 +204,13 @@ def export_tables(records: Records) -> list[Table]:
         row("both files, proven", seconds("artifact", 0)),
         row("PyTorch's ONNX export of the forward pass", seconds("forward", 0)),
         row("ratio", ratios(0)),
-        row("both files, the second time in a process", seconds("artifact", 1)),
-        row("PyTorch's export, the second time", seconds("forward", 1)),
-        row("ratio, the second time", ratios(1)),
     ]
+    if found and all(len(record.result["artifact"][0]["seconds"]) > 1 for record in found):
+        times += [
+            row("both files, the second time in a process", seconds("artifact", 1)),
+            row("PyTorch's export, the second time", seconds("forward", 1)),
+            row("ratio, the second time", ratios(1)),
+        ]
     theirs = [sum(record.result["forward"][0]["bytes"].values()) for record in found]
     ours = [record.result["artifact"][0]["bytes"] for record in found]
     sizes = [
@@ -209,8 +224,8 @@ def export_tables(records: Records) -> list[Table]:
         ),
     ]
     return [
-        Table("Export, seconds", head, times if found else []),
-        Table("Size of the files, MiB", head, sizes if found else []),
+        Table("Export, seconds", head, times if found else [], note=text.EXPORT),
+        Table("Size of the files, MiB", head, sizes if found else [], note=text.SIZE),
     ]
 
 
@@ -230,7 +245,9 @@ def profile_tables(records: Records) -> list[Table]:
             [f"`{node['name']}`", node["op"], f"{node['ms']:.3f}", f"{node['ms'] / total:.1%}"]
             for node in artifact[:NODES]
         ]
-        made.append(Table(f"Slowest nodes of {title}", ["node", "operator", "ms", "share"], slowest, words=2))
+        made.append(
+            Table(f"Slowest nodes of {title}", ["node", "operator", "ms", "share"], slowest, words=2, note=text.PROFILE)
+        )
         before, after = _by_op(forward), _by_op(artifact)
         names = sorted({*before, *after}, key=lambda op: -after.get(op, (0, 0.0))[1])
         rows = [[op, *_op_cells(before.get(op)), *_op_cells(after.get(op))] for op in names]
@@ -263,24 +280,23 @@ PAIRS = {"onnxruntime": (c.ARTIFACT, c.YARDSTICK), "OpenVINO": (c.OPENVINO, c.OP
 
 
 def growth(records: Records) -> dict[str, list[tuple[str, Record]]]:
-    """Return the measured points of each axis: a label and the record."""
+    """Return the measured points of each axis: a label and the record. The first case measured lies on all axes."""
     found = [record for record in records.of("growth") if not record.missing]
     if not found:
         return {}
-    model, side, threads = found[0].case.model, found[0].case.side, found[0].case.threads
+    base = records.of("growth")[0].case
     points: dict[str, list[tuple[str, Record]]] = {}
-    for axis, cases in axes(model, side, (threads,)).items():
-        for case in cases:
-            record = records.get(case)
-            if record is not None and not record.missing:
-                points.setdefault(axis, []).append((point(axis, case), record))
+    for axis, attribute in VARIES.items():
+        on_it = [one for one in found if replace(one.case, **{attribute: getattr(base, attribute)}) == base]
+        if attribute == "model":  # in the order of their depth, which is that of the plan
+            on_it.sort(key=lambda one: DEPTHS.index(one.case.model) if one.case.model in DEPTHS else 0)
+        else:
+            on_it.sort(key=lambda one: getattr(one.case, attribute))
+        if len(on_it) > 1:
+            points[axis] = [
+                (str(one.case.name if attribute == "model" else getattr(one.case, attribute)), one) for one in on_it
+            ]
     return points
-
-
-def point(axis: str, case: Case) -> str:
-    """Return how a case is called on an axis."""
-    value = {"batch": case.batch, "image side": case.side, "depth": case.name, "threads": case.threads}[axis]
-    return str(value)
 
 
 def growth_tables(records: Records) -> list[Table]:
@@ -297,7 +313,8 @@ def growth_tables(records: Records) -> list[Table]:
         head = [axis]
         for runtime in PAIRS:
             head += [f"{runtime}: forward only, ms", "artifact, ms", "ratio"]
-        made.append(Table(f"Growth with {axis}", head, rows))
+        plot, note = ("", "") if made else ("growth.svg", text.GROWTH)
+        made.append(Table(f"Growth with {axis}", head, rows, note=note, plot=plot))
     return made
 
 
@@ -323,23 +340,15 @@ def missing_table(records: Records) -> Table:
     return Table("Not measured", ["what", "why"], rows, words=2)
 
 
-PLOTS = {"Time / forward only in onnxruntime": "ratios.svg", "Growth with batch": "growth.svg"}
-"""Title of a table -> the plot that stands before it."""
-
-
 def document(records: Records, plots: Sequence[str]) -> str:
     """Return ``README.md``: the bars, the ratios, the rest, and how all of it was measured."""
-    parts = ["# Benchmark", METHOD["introduction"], where(records)]
+    parts = ["# Benchmark", text.INTRODUCTION, where(records)]
     for table in tables(records):
         parts.append(f"## {table.title}")
-        words = METHOD.get(table.title)
-        if words:
-            parts.append(words)
-        plot = PLOTS.get(table.title)
-        if plot in plots:
-            parts.append(f"![{table.title}]({plot})")
+        parts += [table.note] if table.note else []
+        parts += [f"![{table.title}]({table.plot})"] if table.plot in plots else []
         parts.append(table.markdown())
-    return "\n\n".join([*parts, METHOD["method"]]) + "\n"
+    return "\n\n".join([*parts, text.METHOD]) + "\n"
 
 
 def where(records: Records) -> str:

@@ -17,15 +17,19 @@ class Table:
         head: The columns' names.
         rows: The cells.
         words: How many columns at the left hold words.
+        note: What to know before reading it.
+        plot: A file that shows it.
     """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
+    note: str = ""
+    plot: str = ""
 
     def markdown(self) -> str:
-        """Return the table in Markdown, without its title."""
+        """Return the table in Markdown, without its title and its note."""
         rule = ["---" if index < self.words else "---:" for index in range(len(self.head))]
         return "\n".join(f"| {' | '.join(_escaped(cells))} |" for cells in (self.head, rule, *self.rows))
 

@@ -29,11 +29,6 @@ def race(task: dict[str, Any]) -> dict[str, Any]:
     from scripts.benchmarking.contenders import EVERYONE, YARDSTICK, Unavailable, difference, quiet
 
     setting = _setting(task)
-    if task["device"] == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            return {"missing": "torch finds no CUDA device here"}
     rows: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     with quiet():
@@ -41,22 +36,33 @@ def race(task: dict[str, Any]) -> dict[str, Any]:
         for name in task["contenders"]:
             contender = EVERYONE[name]
             missing = task["missing"].get(name) or contender.absent()
-            if not missing:
-                _torch_threads(task["threads"])
-                try:
-                    calls[name] = contender.open(setting)
-                except Unavailable as error:
-                    missing = str(error)
             rows[name] = {"missing": missing}
-        for name, call in calls.items():
-            attribution = call()[1]
+            if missing:
+                continue
+            if "torch" in contender.needs:
+                _torch_threads(task["threads"])
+            try:
+                call = contender.open(setting)
+                attribution = call()[1]
+            except Unavailable as error:
+                rows[name]["missing"] = str(error)
+                continue
+            except Exception as error:  # one that breaks on a network or a device does not stop the others
+                rows[name]["missing"] = f"it failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+                continue
+            calls[name] = call
             if attribution is not None:
                 expected = _expected(setting) if expected is None else expected
                 found = attribution.cpu().numpy() if hasattr(attribution, "cpu") else attribution
                 rows[name]["error"] = difference(found, expected)
         for name, times in timing.race(calls, task["rounds"], task["seconds"]).items():
             rows[name]["round_ms"] = [round(one, 4) for one in times]
-    return {"yardstick": YARDSTICK, "calls": timing.CALLS, "contenders": rows}
+    found = {"yardstick": YARDSTICK, "calls": timing.CALLS, "contenders": rows}
+    if task["device"] == "cuda":
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
 
 
 def _expected(setting: Any) -> Any:
@@ -108,7 +114,8 @@ def export(task: dict[str, Any]) -> dict[str, Any]:
     """Time an export."""
     from scripts.benchmarking import files
 
-    return files.measure_export(task["model"], task["side"], Path(task["folder"]), task["kind"] == files.FORWARD)
+    forward = task["kind"] == files.FORWARD
+    return files.measure_export(task["model"], task["side"], Path(task["folder"]), forward, task["turns"])
 
 
 def profile(task: dict[str, Any]) -> dict[str, Any]:
