@@ -79,7 +79,10 @@ def main(
 ) -> None:
     """Measure artifacts against the forward pass alone, autograd, Captum and others, and write a report."""
     output = output or (files.CACHE / "quick" if quick else OUTPUT)
-    records = Records(output / RESULTS)
+    try:
+        records = Records(output / RESULTS)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if not report_only:
         chosen = parts or (("cuda",) if device == "cuda" else QUICK if quick else EVERYTHING)
         names = models.split(",") if models else plan.MODELS[:1] if quick else plan.MODELS

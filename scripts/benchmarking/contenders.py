@@ -101,11 +101,12 @@ class Contender:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     importlib.import_module(module)
-            except ImportError as error:
-                missing = getattr(error, "name", None) or module
-                if missing == module:
-                    return f"{module} is not installed here"
-                return f"{module} needs {missing}, which is not installed here"
+            except ModuleNotFoundError as error:
+                if error.name == module.partition(".")[0]:
+                    return f"{error.name} is not installed here"
+                return f"{module} needs {error.name}, which is not installed here"
+            except Exception as error:  # installed, but not whole: torchvision with another torch than its own
+                return f"{module} does not import here: {str(error).strip().splitlines()[0]}"
         return ""
 
 

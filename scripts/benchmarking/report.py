@@ -90,8 +90,8 @@ def race_tables(records: Records) -> list[Table]:
         rows = [[name, *(_error_cell(record, name) for record in found)] for name in c.TAKING_PART[part]]
         rows = [row for row in rows if any(row[1:])]
         head = ["", *(f"{_head(record.case)}, batch {record.case.batch}" for record in found)]
-        name = f"{title}relative L2 distance to live autograd's map"
-        made.append(Table(f"{name[0].upper()}{name[1:]}", head, rows, note=text.ERROR))
+        name = "Relative L2 distance to live autograd's map" + (f": {title[:-2]}" if title else "")
+        made.append(Table(name, head, rows, note=text.ERROR))
     return made
 
 

@@ -3,8 +3,8 @@
 INTRODUCTION = """\
 An artifact returns a prediction and its guided-backprop map. The map needs a second pass of the size of the first, so
 2.0 times the forward pass alone is the limit. This page says how near to it the artifacts come, what other ways to such
-a map take on the same machine, and what else they cost. `python scripts/benchmark.py` makes it; `results.json` beside it
-holds the time of every round. How each figure is measured, and why that is fair, stands
+a map take on the same machine, and what else they cost. `python scripts/benchmark.py` makes it; `results.json` beside
+it holds the time of every round. How each figure is measured, and why that is fair, stands
 [at the end](#how-it-is-measured)."""
 
 BARS = """\
@@ -47,8 +47,8 @@ SIZE = """\
 PyTorch's export has its weights in the ONNX file here, as the artifact does."""
 
 PROFILE = """\
-onnxruntime names nodes after those that it fused into them; a name that ends in `.vjp` and more is of the backward pass.
-Medians over the calls. Profiling itself takes time, so the sum is not the time of a call."""
+onnxruntime names a node after what it fused into it; names with `.vjp` are of the backward pass. Medians over the
+calls. Profiling itself takes time, so the sum is not the time of a call."""
 
 GROWTH = """\
 If both passes grow alike, the ratio is flat."""
@@ -63,7 +63,7 @@ METHOD = """\
 - **Rounds.** In each round every contender has one call that is not timed, because another's weights are in the caches,
   and then two that are; the mean of the two is its time in the round. The order of the turns changes with each round:
   once a Williams square of them is complete (18 rounds of nine contenders), each contender has followed each other one
-  equally often. Python's garbage collector is off within a round. Before the first round each has four calls to warm up.
+  equally often. Python's garbage collector is off within a round. Before the first round each has four calls.
 - **Ratios** are taken within a round, and then summarised by their median and quartiles. A machine that is slower for a
   while changes them little.
 - **The yardstick** is `torch.onnx.export(dynamo=True)` of the same network, with a dynamic batch as the artifact has,

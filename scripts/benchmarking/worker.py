@@ -143,8 +143,6 @@ def _torch_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-    if torch.get_num_interop_threads() != 1:
-        torch.set_num_interop_threads(1)
 
 
 KINDS = {one.__name__: one for one in (prepare, race, session, export, profile)}
