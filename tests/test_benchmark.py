@@ -144,9 +144,9 @@ def test_a_network_is_measured(spec: str, tmp_path: Path) -> None:
             assert row["error"] < 1e-5, name
     assert len(help_time["result"]["seconds"]) == 5
     text = (output / "README.md").read_text()
-    assert "| tiny |" in text
+    assert "|  | tiny, 8x8 |" in text.splitlines()
     assert (output / "ratios.svg").exists()
-    assert "tiny, batch 2" in result.output
+    assert "speed: tiny, batch 2, 8x8, 1 thread(s): " in result.output
 
 
 def test_sessions_exports_and_profiles(spec: str, tmp_path: Path) -> None:
@@ -156,6 +156,7 @@ def test_sessions_exports_and_profiles(spec: str, tmp_path: Path) -> None:
         assert tuple(facts["shape"]) == (3, SIDE, SIDE)
     case = Case("session", spec, 2, SIDE)
     task = {"model": spec, "shape": [3, SIDE, SIDE], "batch": 2, "threads": 1, "device": "cpu", "calls": 4}
+    task["missing"] = {}
     task["files"] = measure.paths(case, tmp_path)
     records = Records(tmp_path / "results.json")
     rows = {}
@@ -209,8 +210,8 @@ def test_files_are_made_once_and_again_when_sources_change(
     assert files.key(files.FORWARD) != forward
 
 
-def test_a_broken_process_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(processes.Failed, match="KeyError: 'model'"):
+def test_a_broken_process_is_reported() -> None:
+    with pytest.raises(processes.Failed, match="KeyError: 'kinds'"):
         processes.run("prepare", threads=1)
 
 
@@ -235,7 +236,7 @@ def test_peers_get_the_same_weights_in_another_network(spec: str) -> None:
 def test_difference() -> None:
     expected = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
     assert c.difference(expected, expected) == 0
-    assert c.difference(expected + [[0.0, 5.0], [0.0, 2.0], [0.0, 9.0]], expected) == 2  # of 1, 2 and 9
+    assert c.difference(expected + np.array([[0.0, 5.0], [0.0, 2.0], [0.0, 9.0]]), expected) == 2  # of 1, 2 and 9
 
 
 # -- rounds ----------------------------------------------------------------------------------------------------
@@ -483,24 +484,34 @@ def test_profiles_are_medians_node_by_node() -> None:
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = c.Contender("peer", ("torch", "no_such_package.part"), lambda setting: pytest.fail("not opened"))
     assert peer.absent() == "no_such_package is not installed here"
-    monkeypatch.setitem(c.EVERYONE, "peer", peer)
-    rows = worker.race(
-        {
-            **{"model": "", "shape": [1], "batch": 1, "threads": 1, "device": "cpu", "files": {}},
-            **{
-                "contenders": ["peer", "other"],
-                "rounds": 1,
-                "seconds": 0,
-                "missing": {"other": "its file was not made"},
-            },
-        }
-        if monkeypatch.setitem(c.EVERYONE, "other", peer) is None
-        else {}
-    )["contenders"]
-    assert rows == {
-        "peer": {"missing": "no_such_package is not installed here"},
-        "other": {"missing": "its file was not made"},
+    for name in ("peer", "other"):
+        monkeypatch.setitem(c.EVERYONE, name, peer)
+    missing = {"other": "its file was not made"}
+    task = {"model": "", "shape": [1], "batch": 1, "threads": 1, "device": "cpu", "files": {}, "missing": missing}
+    found = worker.race({**task, "contenders": ["peer", "other"], "rounds": 1, "seconds": 0})
+    assert found["contenders"] == {"peer": {"missing": peer.absent()}, "other": {"missing": missing["other"]}}
+
+
+def test_who_fails_does_not_stop_the_others(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(setting: c.Setting) -> c.Call:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setitem(c.EVERYONE, "broken", c.Contender("broken", (), breaks))
+    monkeypatch.setattr(files, "export_forward", lambda *args: breaks(args[0]))
+    made = worker.prepare({"model": spec, "side": SIDE, "kinds": [files.FORWARD], "cache": str(tmp_path)})
+    assert made == {"shape": (3, SIDE, SIDE), "missing": {"forward": "its file was not made: RuntimeError: no kernel"}}
+    task = {
+        "model": spec,
+        "shape": made["shape"],
+        "batch": 1,
+        "threads": 1,
+        "device": "cpu",
+        "files": {},
+        "missing": {},
     }
+    found = worker.race({**task, "contenders": ["broken", c.EAGER], "rounds": 1, "seconds": 0})["contenders"]
+    assert found["broken"] == {"missing": "it failed: RuntimeError: no kernel"}
+    assert len(found[c.EAGER]["round_ms"]) == 1
 
 
 def test_pytorch_grad_cam_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,40 +80,30 @@ def _race(case: Case, effort: Effort) -> dict[str, Any]:
 
 def _run(do: str, case: Case, effort: Effort, names: tuple[str, ...], **more: Any) -> dict[str, Any]:
     """Make what contenders load, then run a task on them."""
-    without = {} if "openvino" not in {KINDS.get(name) for name in names} else {"openvino": _without("openvino")}
-    kinds = dict.fromkeys(KINDS.get(name, files.FORWARD) for name in names)  # the shape comes with any of them
-    shape: Any = None
-    missing: dict[str, str] = {}
-    for kind in kinds:
-        if without.get(kind):
-            continue
-        try:
-            shape = _prepare(case, kind, effort.cache)["shape"]
-        except processes.Failed as error:
-            missing |= {
-                name: f"its file was not made: {error}" for name in names if KINDS.get(name, files.FORWARD) == kind
-            }
-    if shape is None:
-        return {"missing": next(iter(missing.values()))}
+    kinds = dict.fromkeys(KINDS[name] for name in names if name in KINDS)
+    if _without("openvino"):
+        kinds.pop("openvino", None)
+    made = _prepare(case, list(kinds) or [files.FORWARD], effort.cache)  # the shape comes with any of them
     return processes.run(
         do,
         threads=case.threads,
         model=case.model,
-        shape=shape,
+        shape=made["shape"],
         batch=case.batch,
         device=case.device,
         contenders=names,
-        missing=missing,
+        missing={name: made["missing"][kind] for name, kind in KINDS.items() if kind in made["missing"]},
         files=paths(case, effort.cache),
         **more,
     )
 
 
-def _prepare(case: Case, kind: str, cache: Path) -> dict[str, Any]:
-    """Make the files of a kind in a process of its own, unless they are there."""
-    return files.facts(case.model, case.side, kind, cache) or processes.run(
-        "prepare", model=case.model, side=case.side, kind=kind, cache=str(cache)
-    )
+def _prepare(case: Case, kinds: list[str], cache: Path) -> dict[str, Any]:
+    """Make files in a process of their own, unless they are there."""
+    known = [files.facts(case.model, case.side, kind, cache) for kind in kinds]
+    if all(known):
+        return {**known[0], "missing": {}}  # type: ignore[dict-item]
+    return processes.run("prepare", model=case.model, side=case.side, kinds=kinds, cache=str(cache))
 
 
 def paths(case: Case, cache: Path) -> dict[str, str]:

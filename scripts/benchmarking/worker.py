@@ -17,10 +17,22 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
-    """Make files that sessions load."""
+    """Make files that sessions load; of those that cannot be made, say why."""
     from scripts.benchmarking import files
 
-    return files.prepare(task["model"], task["side"], task["kind"], Path(task["cache"]))
+    made: dict[str, Any] = {"missing": {}}
+    for kind in task["kinds"]:
+        try:
+            made |= files.prepare(task["model"], task["side"], kind, Path(task["cache"]))
+        except Exception as error:  # one that fails does not take the others with it
+            made["missing"][kind] = f"its file was not made: {_reason(error)}"
+    if "shape" not in made:
+        made["shape"] = files.network(task["model"], task["side"])[1]
+    return made
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def race(task: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +60,7 @@ def race(task: dict[str, Any]) -> dict[str, Any]:
                 rows[name]["missing"] = str(error)
                 continue
             except Exception as error:  # one that breaks on a network or a device does not stop the others
-                rows[name]["missing"] = f"it failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+                rows[name]["missing"] = f"it failed: {_reason(error)}"
                 continue
             calls[name] = call
             if attribution is not None:
@@ -85,7 +97,7 @@ def session(task: dict[str, Any]) -> dict[str, Any]:
 
     contender = EVERYONE[task["contenders"][0]]
     with quiet():
-        missing = contender.absent()
+        missing = task["missing"].get(contender.name) or contender.absent()
         if missing:
             return {"missing": missing}
         if "torch" in contender.needs:
