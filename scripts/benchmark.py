@@ -7,6 +7,7 @@ made of that file. ``--quick`` takes two minutes, everything takes hours: ``--re
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -78,6 +79,7 @@ def main(
     report_only: bool,
 ) -> None:
     """Measure artifacts against the forward pass alone, autograd, Captum and others, and write a report."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process which measures ends too
     output = output or (files.CACHE / "quick" if quick else OUTPUT)
     try:
         records = Records(output / RESULTS)

@@ -35,7 +35,13 @@ def _ratios(records: Records) -> Figure | None:
     if not found:
         return None
     batches = sorted({record.case.batch for record in found})
-    names = [name for name in c.TAKING_PART["speed"] if name != c.YARDSTICK]
+    names = [
+        name
+        for name in c.TAKING_PART["speed"]
+        if name != c.YARDSTICK and any(ratio(record, name, c.YARDSTICK) for record in found)
+    ]
+    if not names:
+        return None
     figure = Figure(figsize=(9, 0.7 + 0.32 * len(names) * len(batches) * 1.3 + 0.5), layout="constrained")
     for axes, batch in zip(figure.subplots(len(batches), 1, squeeze=False)[:, 0], batches, strict=True):
         shown = [record for record in found if record.case.batch == batch]
@@ -52,9 +58,9 @@ def _ratios(records: Records) -> Figure | None:
                     height,
                     xerr=spread,
                     color=f"C{index}",
-                    label=record.case.name if row == 0 else None,
                     error_kw={"linewidth": 0.8},
                 )
+            axes.barh(0, 0, color=f"C{index}", label=record.case.name)  # for the legend, whichever rows there are
         axes.axvline(1, color="grey", linewidth=0.8)
         axes.axvline(LIMIT, color="black", linewidth=0.8, linestyle="--")
         axes.set_yticks(range(len(names)), names)
@@ -88,12 +94,12 @@ def _growth(records: Records) -> Figure | None:
                 times = [median(record.result["contenders"][name]["round_ms"]) for _, _, record in known]
                 bottom.plot(places, times, style, marker="o", markersize=3, color=line.get_color())
         top.axhline(LIMIT, color="black", linewidth=0.8, linestyle="--")
-        top.set_ylim(bottom=1)
         bottom.set_yscale("log")
         for axes in (top, bottom):
             axes.set_xticks(range(len(labels)), labels, rotation=30 if axis == "depth" else 0)
             axes.grid(alpha=0.3)
         bottom.set_xlabel(axis)
+    grid[0][0].set_ylim(1, max(2.5, grid[0][0].get_ylim()[1]))
     grid[0][0].set_ylabel("artifact / forward only")
     grid[1][0].set_ylabel("ms (dotted: forward only)")
     grid[0][0].legend(fontsize="small")

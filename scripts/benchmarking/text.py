@@ -20,7 +20,9 @@ RATIOS = """\
 The same rounds, every contender divided by the forward pass alone in onnxruntime; OpenVINO's too."""
 
 ERROR = """\
-The median over the batch. What is timed computes the same map, or shows here that it does not."""
+The median over the batch. What is timed computes the same map, or shows here that it does not: Captum and
+pytorch-grad-cam know `nn.ReLU` modules alone, so a ReLU6 or a functional call keeps its plain gradient with them, which
+takes less time too. A map in float32 may differ by a rectifier that decides otherwise within rounding, 1e-4 or so."""
 
 GRAD_CAM = """\
 pytorch-grad-cam imports torchvision, which Saliport does not need. So it runs where that is installed, and the forward
