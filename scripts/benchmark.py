@@ -1,7 +1,7 @@
 """``python scripts/benchmark.py``: what a prediction with its map costs, beside the prediction alone and beside others.
 
 Each case is measured in processes of its own and kept in ``results.json`` as soon as it is done; tables and plots are
-made of that file. ``--quick`` takes two minutes, everything takes hours: ``--resume`` goes on where a run was stopped.
+made of that file. ``--quick`` takes two minutes; everything takes far longer, and ``--resume`` goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESULTS = "results.json"
 DOCUMENT = "README.md"
 OUTPUT = Path("docs/benchmark")
 WIDTH = 160
-QUICK = ("speed", "session", "export", "profile", "help")
+QUICK = ("export", "speed", "session", "profile", "help")
 QUICK_EFFORT = Effort(rounds=10, seconds=10, repeats=1, turns=1)
 EVERYTHING = tuple(part for part in plan.PARTS if part != "cuda")
 

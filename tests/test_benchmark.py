@@ -151,9 +151,12 @@ def test_a_network_is_measured(spec: str, tmp_path: Path) -> None:
 
 def test_sessions_exports_and_profiles(spec: str, tmp_path: Path) -> None:
     """What processes do, in this one."""
-    for kind in ("forward", "onnxruntime"):
-        facts = files.prepare(spec, SIDE, kind, tmp_path)
-        assert tuple(facts["shape"]) == (3, SIDE, SIDE)
+    found = {}
+    for kind, adopted in (("forward", "forward"), ("artifact", "onnxruntime")):
+        wanted = {"model": spec, "side": SIDE, "kind": kind, "folder": str(tmp_path / kind), "turns": 1}
+        found[kind] = [worker.export(wanted)]
+        files.adopt(spec, SIDE, adopted, tmp_path / kind, tmp_path)
+        assert files.facts(spec, SIDE, adopted, tmp_path) == {"shape": [3, SIDE, SIDE]}
     case = Case("session", spec, 2, SIDE)
     task = {"model": spec, "shape": [3, SIDE, SIDE], "batch": 2, "threads": 1, "device": "cpu", "calls": 4}
     task["missing"] = {}
@@ -166,10 +169,6 @@ def test_sessions_exports_and_profiles(spec: str, tmp_path: Path) -> None:
         rows[name] = {"missing": "", "runs": [run]}
     records.put(record(case, {"contenders": rows}))
 
-    found = {}
-    for kind in ("forward", "artifact"):
-        wanted = {"model": spec, "side": SIDE, "kind": kind, "folder": str(tmp_path / kind), "turns": 1}
-        found[kind] = [worker.export(wanted)]
     assert list(found["forward"][0]["bytes"]) == ["model.onnx"]
     assert list(found["artifact"][0]["bytes"]) == ["manifest.json", "model.onnx", "model.pt"]
     assert "verify" in found["artifact"][0]["stages"][0]

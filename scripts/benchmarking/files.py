@@ -74,6 +74,17 @@ def facts(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any] | None
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def adopt(spec: str, side: int, kind: str, made: Path, cache: Path) -> None:
+    """Keep what :func:`measure_export` left in a folder, as if :func:`prepare` had made it; unless that is there."""
+    if facts(spec, side, kind, cache):
+        return
+    folder = path_of(spec, side, kind, cache)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(made / "0", folder if kind == FORWARD else folder / "artifact")
+    shutil.copy(made / FACTS, folder)
+
+
 def onnx_file(spec: str, side: int, kind: str, cache: Path) -> Path:
     """Return where :func:`prepare` puts the ONNX file of a kind."""
     folder = path_of(spec, side, kind, cache)
@@ -135,5 +146,6 @@ def measure_export(spec: str, side: int, folder: Path, forward: bool, turns: int
             stages = export_artifact(model, shape, target, "onnxruntime", ("torchscript", "onnx"))
             found["stages"].append({stage.name: round(stage.seconds, 3) for stage in stages.done})
         found["seconds"].append(round(time.perf_counter() - start, 3))
+    (folder / FACTS).write_text(json.dumps({"shape": shape}))
     found["bytes"] = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     return found

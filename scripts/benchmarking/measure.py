@@ -133,6 +133,7 @@ def _export(case: Case, effort: Effort) -> dict[str, Any]:
             with _folder() as folder:
                 task = {"model": case.model, "side": case.side, "kind": kind, "turns": effort.turns}
                 found.append(processes.run("export", folder=str(folder), **task))
+                files.adopt(case.model, case.side, "onnxruntime" if kind == "artifact" else kind, folder, effort.cache)
     return runs
 
 

@@ -16,10 +16,10 @@ CUDA_BATCHES = (1, 32)
 SIDE = 224
 
 PARTS = {
+    "export": "the export by stage, and the files' sizes, against PyTorch's export of the forward pass alone",
     "speed": "all contenders against each other, in one process",
     "grad-cam": "pytorch-grad-cam, which needs torchvision, with the forward-only session and Captum beside it",
     "session": "each in a process of its own: load time, first calls, peak memory",
-    "export": "the export by stage, and the files' sizes, against PyTorch's export of the forward pass alone",
     "profile": "onnxruntime's own profile of the artifact, node by node",
     "growth": "the ratio over batch, image side, depth and threads",
     "help": "how long saliport --help takes",
