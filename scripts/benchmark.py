@@ -1,7 +1,7 @@
 """``python scripts/benchmark.py``: what a prediction with its map costs, beside the prediction alone and beside others.
 
 Each case is measured in processes of its own and kept in ``results.json`` as soon as it is done; tables and plots are
-made of that file. ``--quick`` takes two minutes; everything takes far longer, and ``--resume`` goes on where it stopped.
+made of that file. ``--quick`` takes two minutes. Everything takes far longer; ``--resume`` goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -347,6 +347,18 @@ def test_findings(full: Records) -> None:
     }
 
 
+@pytest.mark.parametrize(("error", "verdict", "mark"), [(0.01, "goal", ""), (0.010001, "no", " †")])
+def test_a_wrong_map_meets_no_bar(error: float, verdict: str, mark: str, tmp_path: Path) -> None:
+    records = Records(tmp_path / "results.json")
+    result = race(YARDSTICK=[10.0], ARTIFACT=[20.0])
+    result["contenders"][c.ARTIFACT]["error"] = error
+    records.put(record(Case("speed", "resnet18"), result))
+    assert [finding.verdict for finding in bars.findings(records)] == [verdict]
+    text = report.document(records, [])
+    assert f"| 2.000{mark} |" in text
+    assert f"| onnxruntime: artifact | 2.00{mark} |" in text
+
+
 def test_other_sizes_and_threads_have_no_bars(tmp_path: Path) -> None:
     records = Records(tmp_path / "results.json")
     result = race(YARDSTICK=[1.0], ARTIFACT=[9.0])

@@ -20,6 +20,10 @@ The columns were set on machines where it takes about 17 and about 96 ms. Betwee
 """
 
 
+WRONG = 1e-2
+"""Relative L2 distance to live autograd's map from which on it is another map; a flipped rectifier makes 1e-4 or so."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """One line of the bars.
@@ -99,16 +103,18 @@ class Finding:
         bar: The bar.
         case: Which network and batch, in words.
         measured: The figure.
+        wrong: Whether what was timed computes another map than live autograd.
     """
 
     bar: Bar
     case: str
     measured: Spread
+    wrong: bool = False
 
     @property
     def verdict(self) -> str:
-        """``goal``, ``bar`` or ``no``: by the median, not rounded."""
-        return self.bar.verdict(self.measured.median)
+        """``goal``, ``bar`` or ``no``: by the median, not rounded; no time is good enough for a wrong map."""
+        return "no" if self.wrong else self.bar.verdict(self.measured.median)
 
 
 def columns(records: Records) -> tuple[str, ...]:
@@ -141,7 +147,8 @@ def _found(bar: Bar, records: Records) -> Iterator[Finding]:
             measured = figure(bar, record)
             if measured is not None:
                 words = f"{record.case.name}, batch {record.case.batch}" if part in ("speed", "session") else ""
-                yield Finding(bar, words or record.case.name, measured)
+                wrong = any(another_map(record, name) for name in (bar.above, bar.below) if name)
+                yield Finding(bar, words or record.case.name, measured, wrong)
 
 
 def _speed(bar: Bar, record: Record) -> Spread | None:
@@ -154,6 +161,11 @@ def ratio(record: Record, above: str, below: str) -> Spread | None:
     if any("round_ms" not in rows.get(name, {}) for name in (above, below)):
         return None
     return Spread.ratio(rows[above]["round_ms"], rows[below]["round_ms"])
+
+
+def another_map(record: Record, name: str) -> bool:
+    """Tell whether a contender's map was further from live autograd's than rounding explains."""
+    return record.result["contenders"].get(name, {}).get("error", 0.0) > WRONG
 
 
 def _session(bar: Bar, record: Record) -> Spread | None:

@@ -49,7 +49,7 @@ def bar_table(records: Records) -> Table:
             found.case,
             f"{found.bar.bar:g}",
             "" if found.bar.goal is None else f"{found.bar.goal:g}",
-            spread(found.measured),
+            spread(found.measured) + (" †" if found.wrong else ""),
             MET[found.verdict],
         ]
         for found in bars.findings(records)
@@ -108,8 +108,12 @@ WITHIN = (
 
 
 def _within(records: Sequence[Record], label: str, above: str, below: str) -> list[str]:
-    found = (bars.ratio(record, above, below) for record in records)
-    return [label, *("" if value is None else spread(value, 2) for value in found)]
+    found = ((bars.ratio(record, above, below), _mark(record, above, below)) for record in records)
+    return [label, *("" if value is None else spread(value, 2) + mark for value, mark in found)]
+
+
+def _mark(record: Record, *names: str) -> str:
+    return " †" if any(bars.another_map(record, name) for name in names) else ""
 
 
 def _head(case: Case) -> str:
@@ -127,7 +131,7 @@ def _ratio_cell(record: Record, name: str) -> str:
     if "round_ms" not in row:
         return row["missing"]
     found = bars.ratio(record, name, record.result["yardstick"])
-    return "-" if found is None else spread(found, 2)
+    return "-" if found is None else spread(found, 2) + _mark(record, name)
 
 
 def _ms_cell(record: Record, name: str) -> str:

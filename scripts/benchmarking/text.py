@@ -11,10 +11,11 @@ BARS = """\
 A bar is what must be reached, a goal what should be. The ratio depends on the machine: where arithmetic is fast, memory
 traffic weighs more. So there are bars for machines whose resnet18 takes about 17 ms forward (fast: up to 25 ms), and
 for those where it takes about 96 ms (slow: from 70 ms); between the two both are shown. Times are for 224x224, float32,
-1 thread. A figure is held against its bar unrounded."""
+1 thread. A figure is held against its bar unrounded, and none that is marked † is met: its map is another one."""
 
 WITHIN = """\
-Medians of the rounds' ratios, with their quartiles."""
+Medians of the rounds' ratios, with their quartiles. †: one of the two computes another map than live autograd, by the
+distances below."""
 
 RATIOS = """\
 The same rounds, every contender divided by the forward pass alone in onnxruntime; OpenVINO's too."""
