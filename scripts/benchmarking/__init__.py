@@ -1,0 +1,1 @@
+"""What ``scripts/benchmark.py`` is made of: it measures in processes of their own, and reports on records."""

@@ -1,0 +1,197 @@
+"""What the figures should be: bars that must be met, and goals; and which of them were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from scripts.benchmarking import contenders as c
+from scripts.benchmarking.plan import SIDE
+from scripts.benchmarking.records import Record, Records
+from scripts.benchmarking.timing import Spread
+
+RESNETS = ("resnet18", "resnet50")
+
+FAST, SLOW = 25.0, 70.0
+"""Milliseconds of resnet18's forward pass: up to the one, the fast column counts; from the other, the slow one.
+
+The columns were set on machines where it takes about 17 and about 96 ms. Between the two both columns are shown.
+"""
+
+
+WRONG = 1e-2
+"""Relative L2 distance to live autograd's map from which on it is another map; a flipped rectifier makes 1e-4 or so."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of the bars.
+
+    Attributes:
+        figure: What is measured, in words.
+        models: For which networks; empty: for each one measured.
+        bar: What must be reached.
+        goal: What should be, where that is more than the bar.
+        column: ``fast``, ``slow``, or ``any`` machine.
+        above: Contender whose time is divided ...
+        below: ... by this one's; both empty for figures that are no times of a race.
+        at_least: Whether more is better.
+    """
+
+    figure: str
+    models: tuple[str, ...]
+    bar: float
+    goal: float | None
+    column: str
+    above: str = ""
+    below: str = ""
+    at_least: bool = False
+
+    def verdict(self, value: float) -> str:
+        """Say whether a value reaches the goal, the bar or neither; equal is reached."""
+        for name, limit in (("goal", self.goal), ("bar", self.bar)):
+            if limit is not None and (value >= limit if self.at_least else value <= limit):
+                return name
+        return "no"
+
+
+def _both(
+    figure: str,
+    models: tuple[str, ...],
+    above: str,
+    below: str,
+    fast: tuple[float, float],
+    slow: tuple[float, float],
+    at_least: bool = False,
+) -> list[Bar]:
+    return [
+        Bar(figure, models, *limits, column, above, below, at_least)
+        for column, limits in (("fast", fast), ("slow", slow))
+    ]
+
+
+ONNXRUNTIME = "onnxruntime: artifact / forward only"
+OPENVINO = "OpenVINO: its artifact / forward only"
+CAPTUM = "onnxruntime's artifact faster than Captum, times"
+TORCHSCRIPT = "TorchScript artifact faster than Captum, times"
+SIZE = "model.onnx, bytes / forward only"
+MEMORY = "onnxruntime: peak memory of the session / forward only"
+EXPORT = "export of both files, proven / PyTorch's ONNX export of the forward pass"
+HELP = "saliport --help, seconds"
+
+BARS = (
+    *_both(ONNXRUNTIME, ("resnet18",), c.ARTIFACT, c.YARDSTICK, (2.27, 2.15), (2.12, 2.05)),
+    *_both(ONNXRUNTIME, ("resnet50",), c.ARTIFACT, c.YARDSTICK, (2.3, 2.15), (2.10, 2.05)),
+    *_both(ONNXRUNTIME, ("vgg16",), c.ARTIFACT, c.YARDSTICK, (2.15, 2.05), (2.05, 2.02)),
+    *_both(ONNXRUNTIME, ("mobilenet_v2", "densenet121"), c.ARTIFACT, c.YARDSTICK, (2.6, 2.3), (2.4, 2.1)),
+    *_both(OPENVINO, ("resnet18",), c.OPENVINO, c.OPENVINO_YARDSTICK, (2.2, 2.1), (2.3, 2.1)),
+    *_both(CAPTUM, ("resnet18",), c.CAPTUM, c.ARTIFACT, (1.7, 1.8), (1.4, 1.5), at_least=True),
+    *_both(TORCHSCRIPT, RESNETS, c.CAPTUM, c.TORCHSCRIPT, (1.15, 1.3), (1.1, 1.2), at_least=True),
+    Bar(SIZE, (), 1.01, None, "any"),
+    Bar(MEMORY, (), 1.8, 1.5, "any"),
+    Bar(EXPORT, RESNETS, 1.5, 1.0, "any"),
+    Bar(HELP, (), 0.3, 0.15, "any"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A bar, and what was measured for it.
+
+    Attributes:
+        bar: The bar.
+        case: Which network and batch, in words.
+        measured: The figure.
+        wrong: Whether what was timed computes another map than live autograd.
+    """
+
+    bar: Bar
+    case: str
+    measured: Spread
+    wrong: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """``goal``, ``bar`` or ``no``: by the median, not rounded; no time is good enough for a wrong map."""
+        return "no" if self.wrong else self.bar.verdict(self.measured.median)
+
+
+def columns(records: Records) -> tuple[str, ...]:
+    """Return the columns of the bars that count here, by what resnet18's forward pass takes; both if unknown."""
+    found = [
+        median(record.result["contenders"][c.YARDSTICK]["round_ms"])
+        for record in records.of("speed")
+        if not record.missing and record.case.name == "resnet18" and (record.case.batch, record.case.threads) == (1, 1)
+    ]
+    if found and found[0] <= FAST:
+        return ("fast",)
+    if found and found[0] >= SLOW:
+        return ("slow",)
+    return ("fast", "slow")
+
+
+def findings(records: Records) -> list[Finding]:
+    """Hold every bar that counts here against what was measured for it."""
+    chosen = (*columns(records), "any")
+    return [finding for bar in BARS if bar.column in chosen for finding in _found(bar, records)]
+
+
+def _found(bar: Bar, records: Records) -> Iterator[Finding]:
+    for part, figure in _FIGURES.items():
+        for record in records.of(part):
+            if record.missing or (bar.models and record.case.name not in bar.models):
+                continue
+            if part in ("speed", "session") and (record.case.side, record.case.threads) != (SIDE, 1):
+                continue
+            measured = figure(bar, record)
+            if measured is not None:
+                words = f"{record.case.name}, batch {record.case.batch}" if part in ("speed", "session") else ""
+                wrong = any(another_map(record, name) for name in (bar.above, bar.below) if name)
+                yield Finding(bar, words or record.case.name, measured, wrong)
+
+
+def _speed(bar: Bar, record: Record) -> Spread | None:
+    return ratio(record, bar.above, bar.below) if bar.above else None
+
+
+def ratio(record: Record, above: str, below: str) -> Spread | None:
+    """Return the ratio of two contenders of a race, None where one did not take part."""
+    rows = record.result["contenders"]
+    if any("round_ms" not in rows.get(name, {}) for name in (above, below)):
+        return None
+    return Spread.ratio(rows[above]["round_ms"], rows[below]["round_ms"])
+
+
+def another_map(record: Record, name: str) -> bool:
+    """Tell whether a contender's map was further from live autograd's than rounding explains."""
+    return record.result["contenders"].get(name, {}).get("error", 0.0) > WRONG
+
+
+def _session(bar: Bar, record: Record) -> Spread | None:
+    return peak_ratio(record, c.ARTIFACT, c.YARDSTICK) if bar.figure == MEMORY else None
+
+
+def peak_ratio(record: Record, above: str, below: str) -> Spread | None:
+    """Return the ratio of two sessions' peak memory, each divided by the other's median."""
+    runs = [record.result["contenders"].get(name, {}).get("runs") for name in (above, below)]
+    if not all(runs):
+        return None
+    over = median(run["peak_mib"] for run in runs[1])
+    return Spread.of([run["peak_mib"] / over for run in runs[0]])
+
+
+def _export(bar: Bar, record: Record) -> Spread | None:
+    ours, theirs = record.result["artifact"], record.result["forward"]
+    if bar.figure == SIZE:
+        return Spread.of([ours[0]["bytes"]["model.onnx"] / sum(theirs[0]["bytes"].values())])
+    if bar.figure == EXPORT:
+        return Spread.ratio([one["seconds"][0] for one in ours], [one["seconds"][0] for one in theirs])
+    return None
+
+
+def _help(bar: Bar, record: Record) -> Spread | None:
+    return Spread.of(record.result["seconds"]) if bar.figure == HELP else None
+
+
+_FIGURES = {"speed": _speed, "session": _session, "export": _export, "help": _help}

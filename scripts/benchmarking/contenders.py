@@ -1,0 +1,383 @@
+"""Who takes part: each loads what it needs once, and then answers one call with logits and, if it has it, a map."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], tuple[Any, Any]]
+"""``() -> (logits, attribution)``; of a forward pass alone the attribution is None."""
+
+
+class Unavailable(Exception):
+    """A contender cannot take part; the message says why."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What contenders are given.
+
+    Attributes:
+        model: A SPEC.
+        shape: Of one image.
+        batch: How many images.
+        threads: How many each may use.
+        device: ``cpu`` or ``cuda``.
+        files: ``forward``, ``onnxruntime`` and ``openvino``, the ONNX files, and ``torchscript``.
+    """
+
+    model: str
+    shape: tuple[int, ...]
+    batch: int
+    threads: int
+    device: str
+    files: Mapping[str, Path]
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """The same images for all."""
+        return np.random.default_rng(0).standard_normal((self.batch, *self.shape), dtype=np.float32)
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """A class for each image, named and not predicted: the peers cannot do without."""
+        return np.arange(self.batch)
+
+    @cached_property
+    def tensors(self) -> tuple[Any, Any]:
+        """Images and target as torch has them, on the device."""
+        import torch
+
+        return torch.from_numpy(self.images).to(self.device), torch.from_numpy(self.target).to(self.device)
+
+    @cached_property
+    def network(self) -> Any:
+        """The network, frozen, on the device."""
+        from scripts.benchmarking.files import network
+
+        return network(self.model, self.shape[-1])[0].to(self.device)
+
+    @cached_property
+    def hookable(self) -> Any:
+        """The network with rectifiers that do not overwrite their input, for hooks do not go with those.
+
+        It shares its weights with the network.
+        """
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        twin = copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        for module in twin.modules():
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False
+        return twin
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to a prediction, or to a prediction and its map.
+
+    Attributes:
+        name: In tables and records.
+        needs: What it imports; memory is counted from there.
+        open: Loads it.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    open: Callable[[Setting], Call]
+
+    def absent(self) -> str:
+        """Say which of what it needs does not import, or nothing."""
+        for module in self.needs:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name == module.partition(".")[0]:
+                    return f"{error.name} is not installed here"
+                return f"{module} needs {error.name}, which is not installed here"
+            except Exception as error:  # installed, but not whole: torchvision with another torch than its own
+                return f"{module} does not import here: {str(error).strip().splitlines()[0]}"
+        return ""
+
+
+# -- onnxruntime -----------------------------------------------------------------------------------------------
+
+
+def onnxruntime_session(path: Path, threads: int, device: str = "cpu", **settings: Any) -> Any:
+    """Load a file the way all its contenders do: default optimisations, one thread pool of a fixed size."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    for name, value in settings.items():
+        setattr(options, name, value)
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise Unavailable(f"onnxruntime has no {provider} here")
+    return onnxruntime.InferenceSession(path, options, providers=[provider])
+
+
+def _onnxruntime(kind: str) -> Callable[[Setting], Call]:
+    def open(setting: Setting) -> Call:
+        session = onnxruntime_session(setting.files[kind], setting.threads, setting.device)
+        feed = {"image": setting.images}
+        if kind != "forward":
+            feed["target"] = setting.target
+
+        def call() -> tuple[Any, Any]:
+            found = session.run(None, feed)
+            return found[0], (found[1] if len(found) > 1 else None)
+
+        return call
+
+    return open
+
+
+# -- OpenVINO --------------------------------------------------------------------------------------------------
+
+
+def _openvino(kind: str, file: str) -> Callable[[Setting], Call]:
+    def open(setting: Setting) -> Call:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(setting.files[file])
+        feed = {"image": setting.images}
+        if kind != "forward":
+            feed["target"] = setting.target
+        model.reshape({name: list(array.shape) for name, array in feed.items()})  # both graphs: sizes are then known
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": setting.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+
+        def call() -> tuple[Any, Any]:
+            found = request.infer(feed, share_inputs=True, share_outputs=True)
+            return found[0], (found[1] if len(found) > 1 else None)
+
+        return call
+
+    return open
+
+
+# -- torch -----------------------------------------------------------------------------------------------------
+
+
+def _finish(setting: Setting) -> Callable[[], None]:
+    """Return what waits until the device is done."""
+    if setting.device == "cpu":
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def _eager(setting: Setting) -> Call:
+    import torch
+
+    network, (images, _), finish = setting.network, setting.tensors, _finish(setting)
+
+    def call() -> tuple[Any, Any]:
+        with torch.inference_mode():
+            logits = network(images)
+        finish()
+        return logits, None
+
+    return call
+
+
+def _torchscript(setting: Setting) -> Call:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch has frozen the format, and says so
+        module = torch.jit.load(str(setting.files["torchscript"]), map_location=setting.device)
+    (images, target), finish = setting.tensors, _finish(setting)
+
+    def call() -> tuple[Any, Any]:
+        with torch.inference_mode():
+            logits, attribution = module(images, target)
+        finish()
+        return logits, attribution
+
+    return call
+
+
+def _live(setting: Setting) -> Call:
+    from exporter import reference
+
+    network, (images, target), finish = setting.network, setting.tensors, _finish(setting)
+
+    def call() -> tuple[Any, Any]:
+        logits, (attribution,), _ = reference.live(network, images, target, "guided", count=False)
+        finish()
+        return logits, attribution
+
+    return call
+
+
+def _captum(channels_last: bool) -> Callable[[Setting], Call]:
+    def open(setting: Setting) -> Call:
+        import torch
+        from captum.attr import GuidedBackprop
+
+        (images, target), network, finish = setting.tensors, setting.hookable, _finish(setting)
+        if channels_last:
+            network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        method = GuidedBackprop(network)
+        leaf = images.detach().clone().requires_grad_()
+
+        def call() -> tuple[Any, Any]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says at each call that it sets hooks
+                attribution = method.attribute(leaf, target=target).detach()
+            finish()
+            return None, attribution
+
+        return call
+
+    return open
+
+
+def _grad_cam(setting: Setting) -> Call:
+    import torch
+    from pytorch_grad_cam import GuidedBackpropReLUModel
+
+    if setting.device != "cpu":
+        raise Unavailable("measured on the CPU only")
+    images, _ = setting.tensors
+    method = GuidedBackpropReLUModel(copy.deepcopy(setting.hookable), device=setting.device)
+
+    def call() -> tuple[Any, Any]:
+        # It explains the first image of what it is given, and nothing else: a batch is as many calls.
+        maps = [method(images[i : i + 1].clone(), int(setting.target[i])) for i in range(len(images))]
+        return None, torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2)
+
+    return call
+
+
+def compiled_autograd(setting: Setting, backend: str = "inductor") -> Call:
+    """Let torch.compile have both passes of live autograd, a guided function in place of each ``nn.ReLU``."""
+    import torch
+    from torch import nn
+
+    class Guided(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            y = x.clamp(min=0)
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            (y,) = ctx.saved_tensors
+            return grads[0].clamp(min=0) * (y > 0)
+
+    class GuidedReLU(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return Guided.apply(x)
+
+    network = copy.deepcopy(setting.network)
+    rectifiers = [name for name, module in network.named_modules() if isinstance(module, nn.ReLU)]
+    for name in rectifiers:
+        network.set_submodule(name, GuidedReLU())
+    compiled = torch.compile(network, backend=backend)
+    (images, target), finish = setting.tensors, _finish(setting)
+
+    def call() -> tuple[Any, Any]:
+        leaf = images.detach().requires_grad_()
+        logits = compiled(leaf)
+        (attribution,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), leaf)
+        finish()
+        return logits.detach(), attribution
+
+    return call
+
+
+YARDSTICK = "onnxruntime: forward only"
+ARTIFACT = "onnxruntime: artifact"
+TORCHSCRIPT = "TorchScript: artifact"
+EAGER = "eager: forward only"
+LIVE = "eager: live autograd"
+CAPTUM = "Captum GuidedBackprop"
+CAPTUM_LAST = "Captum, channels last"
+GRAD_CAM = "pytorch-grad-cam"
+OPENVINO_YARDSTICK = "OpenVINO: forward only"
+OPENVINO = "OpenVINO: artifact"
+COMPILED = "torch.compile of live autograd"
+
+EVERYONE = {
+    contender.name: contender
+    for contender in (
+        Contender(YARDSTICK, ("onnxruntime",), _onnxruntime("forward")),
+        Contender(ARTIFACT, ("onnxruntime",), _onnxruntime("onnxruntime")),
+        Contender(OPENVINO_YARDSTICK, ("openvino",), _openvino("forward", "forward")),
+        Contender(OPENVINO, ("openvino",), _openvino("artifact", "openvino")),
+        Contender(EAGER, ("torch", "exporter.sources"), _eager),
+        Contender(TORCHSCRIPT, ("torch",), _torchscript),
+        Contender(LIVE, ("torch", "exporter.sources", "exporter.reference"), _live),
+        Contender(CAPTUM, ("torch", "exporter.sources", "captum.attr"), _captum(False)),
+        Contender(CAPTUM_LAST, ("torch", "exporter.sources", "captum.attr"), _captum(True)),
+        Contender(GRAD_CAM, ("torch", "exporter.sources", "torchvision", "pytorch_grad_cam"), _grad_cam),
+        Contender(COMPILED, ("torch", "exporter.sources"), compiled_autograd),
+    )
+}
+
+TAKING_PART = {
+    "speed": (
+        YARDSTICK,
+        ARTIFACT,
+        OPENVINO_YARDSTICK,
+        OPENVINO,
+        EAGER,
+        TORCHSCRIPT,
+        LIVE,
+        CAPTUM,
+        CAPTUM_LAST,
+    ),
+    "grad-cam": (YARDSTICK, CAPTUM, GRAD_CAM),
+    "session": (YARDSTICK, ARTIFACT, OPENVINO_YARDSTICK, OPENVINO, TORCHSCRIPT, EAGER, LIVE),
+    "growth": (YARDSTICK, ARTIFACT, OPENVINO_YARDSTICK, OPENVINO),
+    "cuda": (YARDSTICK, ARTIFACT, EAGER, TORCHSCRIPT, LIVE, COMPILED),
+}
+"""Part -> its contenders."""
+
+KINDS = {
+    YARDSTICK: "forward",
+    ARTIFACT: "onnxruntime",
+    TORCHSCRIPT: "onnxruntime",
+    OPENVINO_YARDSTICK: "forward",
+    OPENVINO: "openvino",
+}
+"""Contender -> the kind of files that must be made for it."""
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Keep warnings of libraries out of the report."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def difference(found: Any, expected: Any) -> float:
+    """Return the median over a batch of the relative L2 distance of maps, ``[N, ...]``."""
+    found, expected = (np.asarray(array, dtype=np.float64).reshape(len(array), -1) for array in (found, expected))
+    scale = np.linalg.norm(expected, axis=1)
+    return float(np.median(np.linalg.norm(found - expected, axis=1) / np.where(scale == 0, 1, scale)))

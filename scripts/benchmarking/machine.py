@@ -1,0 +1,61 @@
+"""What a measurement ran on, and with which versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "onnxscript", "captum", "grad-cam", "torchvision", "numpy")
+FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Describe the processor and the memory."""
+    info = _lines("/proc/cpuinfo")
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    kib = _lines("/proc/meminfo").get("MemTotal", "").split()
+    return {
+        "processor": info.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "memory_gib": round(int(kib[0]) / 2**20) if kib else None,
+        "system": f"{platform.system()}, Python {platform.python_version()}",
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the installed packages that matter."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _lines(path: str) -> dict[str, str]:
+    """Read a file of ``key: value`` lines; the first of each key counts."""
+    found: dict[str, str] = {}
+    try:
+        text = Path(path).read_text()
+    except OSError:  # not Linux
+        return found
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def status_kib(keys: Iterable[str]) -> dict[str, int]:
+    """Return lines of this process's ``/proc/self/status``, such as ``VmHWM``, in KiB."""
+    lines = _lines("/proc/self/status")
+    return {key: int(lines[key].split()[0]) for key in keys}

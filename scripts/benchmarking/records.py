@@ -1,0 +1,88 @@
+"""The results file: one record for each case, so that cases can be measured at different times and places."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarking.plan import Case
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured for one case.
+
+    Attributes:
+        case: Which.
+        command: That measured it.
+        machine: See :func:`scripts.benchmarking.machine.machine`.
+        versions: Of packages.
+        sources: A hash of the exporter's sources and what else an artifact depends on.
+        missing: Why there is no result, or empty.
+        result: What the part's measurement returns.
+    """
+
+    case: Case
+    command: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    sources: str
+    missing: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it stands in the file."""
+        return {**vars(self), "case": self.case.to_json()}
+
+
+class Records:
+    """A results file, read once, and written whole after each change."""
+
+    def __init__(self, path: Path) -> None:
+        """Read a file, if it is there.
+
+        Raises:
+            ValueError: It is of another schema.
+        """
+        self._path = path
+        self._records: dict[Case, Record] = {}
+        if path.exists():
+            stored = json.loads(path.read_text())
+            if stored.get("schema") != SCHEMA:
+                raise ValueError(f"{path} has schema {stored.get('schema')!r}; this version reads {SCHEMA}")
+            for one in stored["records"]:
+                record = Record(**{**one, "case": Case(**one["case"])})
+                self._records[record.case] = record
+
+    def put(self, record: Record) -> None:
+        """Keep a record in place of an earlier one; one without a result does not replace one with a result."""
+        earlier = self._records.get(record.case)
+        if record.missing and earlier and not earlier.missing:
+            return
+        self._records[record.case] = record
+        self._write()
+
+    def get(self, case: Case) -> Record | None:
+        """Return the record of a case."""
+        return self._records.get(case)
+
+    def of(self, part: str) -> list[Record]:
+        """Return a part's records, in the order in which its cases were first measured."""
+        return [record for case, record in self._records.items() if case.part == part]
+
+    def __iter__(self) -> Any:
+        """Go through all records."""
+        return iter(self._records.values())
+
+    def _write(self) -> None:
+        """Replace the file in one step: an interruption leaves the old one or the new one."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_suffix(".part")
+        text = ",\n".join("  " + json.dumps(record.to_json()) for record in self._records.values())
+        aside.write_text(f'{{"schema": {SCHEMA}, "records": [\n{text}\n]}}\n')
+        os.replace(aside, self._path)
