@@ -52,7 +52,6 @@ class Explainer:
         core = openvino.Core()
         hints = {**HINTS, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         graph = core.read_model(io.BytesIO(model))
-        unshare(graph)
         self.compiled = core.compile_model(graph, device, hints)
 
     def __call__(self, image: NDArray[Any], target: ArrayLike = -1) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -116,21 +115,6 @@ def read(folder: Path) -> tuple[dict[str, Any], bytes]:
     if ELSEWHERE.search(model):
         raise Refused(f"{folder / 'model.onnx'} refers to another file; an artifact's weights are all in it")
     return manifest, model
-
-
-def unshare(graph: openvino.Model) -> None:
-    """Give each transposed convolution a weight of its own.
-
-    OpenVINO 2026.4 computes a wrong convolution where a transposed one has the same weight, with as many channels in as
-    out: it keeps one rearranged copy for both. A network with a transposed convolution has such a pair, and so has one
-    in which the gradient of a convolution is written as one.
-    """
-    for node in graph.get_ordered_ops():
-        if node.get_type_name() == "ConvolutionBackpropData":
-            weight = node.input_value(1).get_node()
-            if weight.get_type_name() == "Constant":
-                copied = openvino.op.Constant(np.array(weight.data), False)
-                node.input(1).replace_source_output(copied.output(0))
 
 
 def read_input(path: Path, explainer: Explainer) -> NDArray[Any]:

@@ -101,8 +101,6 @@ class Summed(torch.nn.Module):
 
 def test_a_transposed_convolution_and_its_gradient_share_a_weight(example: ModuleType, once: Once) -> None:
     """OpenVINO itself computes a wrong gradient there; at sizes that vary, as the manifest allows."""
-    import openvino
-
     model = resolve(f"{ROOT}/examples/roads.py:make_net", sample_shape=(3, 16, 16)).model
     dynamic = ("batch", "height", "width")
 
@@ -112,7 +110,6 @@ def test_a_transposed_convolution_and_its_gradient_share_a_weight(example: Modul
 
     folder = once("roads", make) / "artifact"
     explainer = example.Explainer(folder, threads=1)
-    plain = openvino.Core().compile_model(folder / "model.onnx", "CPU", {**example.HINTS, "INFERENCE_NUM_THREADS": 1})
     for shape in ((3, 16, 16), (3, 12, 20)):
         images = decided_images(Summed(model), 2, shape)
         target = torch.tensor([-1, 1])
@@ -120,8 +117,6 @@ def test_a_transposed_convolution_and_its_gradient_share_a_weight(example: Modul
         found = explainer(images.numpy(), target.numpy())
         assert relative_l2(found[0], logits.numpy()).max() < 1e-5
         assert relative_l2(found[1], expected.numpy()).max() < 1e-5
-        wrong = plain({"image": images.numpy(), "target": target.numpy()})["attribution"]
-        assert relative_l2(wrong, expected.numpy()).max() > 1e-3, "OpenVINO or the exporter has learnt it: drop unshare"
     with pytest.raises(example.Refused, match="the image is"):
         explainer(np.zeros((1, 3, 15, 16), np.float32))
 

@@ -124,6 +124,10 @@ class Emitter:
         self._scopes.append(scope_of(self.node))
         return names[0] if outputs == 1 else names
 
+    def is_stored(self, x: Value) -> bool:
+        """Tell whether a value is one of the program's tensors, which the file stores."""
+        return x.name in self._program.tensors
+
     def constant(self, values: Any, dtype: torch.dtype = torch.int64) -> str:
         """Return the name of a small constant; equal ones are stored once."""
         array = np.asarray(values, dtype=numpy_dtype(dtype))

@@ -60,10 +60,7 @@ def _conv_transpose(
         ):  # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros
             zeros[axis] = max(0, -(-(more - p) // s))
             after[axis], extra[axis] = p - more + s * zeros[axis], 0
-    kernel: Value | str = weight
-    if groups == 1 and weight.shape[0] == weight.shape[1]:
-        # OpenVINO 2026.4 computes wrongly where a Conv and a ConvTranspose of as many channels share an initializer.
-        kernel = e.op("Neg", e.op("Neg", weight))
+    kernel = _apart(e, weight) if groups == 1 else weight
     longer = e.op("Pad", x, e.constant([0] * (axes + 4) + zeros)) if any(zeros) else x
     return e.op(
         "ConvTranspose",
@@ -94,4 +91,16 @@ def _addmm(e: Emitter, bias: Value, x: Value, weight: Value) -> str:
 
 @translates(aten.matmul.default, aten.mm.default, aten.bmm.default)
 def _matmul(e: Emitter, a: Value, b: Value) -> str:
-    return e.op("MatMul", a, b)
+    return e.op("MatMul", a, _apart(e, b))
+
+
+def _apart(e: Emitter, weight: Value) -> Value | str:
+    """Give a square weight to a backward pass as a value of its own; the file keeps one copy.
+
+    OpenVINO 2026.4 takes a layer's weight and its transpose for the same thing if they have one shape and come from one
+    initializer, and then computes one of them wrongly. It sees through Identity, but not through two Negs.
+    """
+    if weight.ndim < 2 or weight.shape[0] != weight.shape[1] or not e.is_stored(weight):
+        return weight
+    name: str = e.op("Neg", e.op("Neg", weight))
+    return name
