@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from exporter.dynamic import Dimension, implied
 from exporter.errors import UnsupportedOp
-from exporter.signature import BATCH, SIZES
+from exporter.signature import BATCH, SIZES, TARGET
 
 SCOPE = "saliport.scope"
 """Metadata key of where in the model a node comes from: ``layer1.0.relu``, ``layer1.0.relu.vjp``."""
@@ -142,6 +142,14 @@ def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.N
     return checked
 
 
+def _in_range(graph: fx.Graph, target: fx.Node, classes: int) -> fx.Node:
+    """Refuse a target outside ``[-1, classes)`` before the network runs: ``[-1, 0, 1, ...][target + 1]``."""
+    aten = torch.ops.aten
+    ones = graph.call_function(aten.new_ones, (target, [classes + 1]))
+    table = graph.call_function(aten.sub, (graph.call_function(aten.cumsum, (ones, 0)), 2))
+    return graph.call_function(aten.gather, (table, 0, graph.call_function(aten.add, (target, 1))))
+
+
 class _Folder(nn.Module):
     """Holds tensors and other folders, so that a qualified name is a path of attributes."""
 
@@ -177,6 +185,8 @@ def to_module(program: Program) -> nn.Module:
             copies[node] = given[-1][1]
             if len(given) == len(program.inputs):
                 copies.update(_checked(graph, given))
+                if names[node] == TARGET:
+                    copies[node] = _in_range(graph, copies[node], program.outputs[0].meta["val"].shape[1])
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
