@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx, track_tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from exporter.dynamic import Dimension, implied
 from exporter.errors import UnsupportedOp
@@ -73,6 +75,24 @@ def scope(name: str) -> Any:
     return traceback.annotate({SCOPE: name})
 
 
+class uncollected(ContextDecorator):
+    """Keep Python's collector of cycles from running while a graph is traced: it finds nothing, and takes long.
+
+    A trace makes many objects that stay, and each full collection walks all of PyTorch's too: a quarter of the time.
+    """
+
+    def __enter__(self) -> None:
+        """Stop the collector."""
+        self._ran = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *exception: object) -> None:
+        """Let it run again if it did."""
+        if self._ran:
+            gc.enable()
+
+
+@uncollected()
 def trace(
     function: Callable[..., tuple[Tensor, ...]],
     inputs: Mapping[str, Tensor],
@@ -256,4 +276,41 @@ def _is_ours(guard: Any) -> bool:
 def run_operator(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a node's own operator."""
     op: Any = node.target
-    return op(*args, **kwargs)
+    found = _again(node, args, kwargs)
+    return op(*args, **kwargs) if found is NotImplemented else found
+
+
+def _again(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Record an operator without running it on fake tensors, which is slow, where its value is known beforehand.
+
+    That is, where each argument looks as it did in the node's own program: then so does the value. Elsewhere, and
+    outside of a trace, ``NotImplemented``.
+    """
+    mode, value = get_proxy_mode(), node.meta.get("val")
+    if mode is None or not isinstance(node.target, torch._ops.OpOverload) or not isinstance(value, Tensor):
+        return NotImplemented
+    before, now = tree_leaves((node.args, node.kwargs)), tree_leaves((args, kwargs))
+    for was, value_now in zip(before, now, strict=True):
+        if isinstance(was, fx.Node) and not (isinstance(value_now, Tensor) and _looks_like(value_now, was.meta["val"])):
+            return NotImplemented
+    tracer: Any = mode.tracer
+    given = tree_map_only(Tensor, lambda tensor: get_proxy_slot(tensor, tracer).proxy.node, (args, kwargs))
+    copy = tracer.graph.create_node("call_function", node.target, *given, name=node.target.overloadpacket.__name__)
+    copy.meta = dict(node.meta)
+    track_tensor(value, fx.Proxy(copy, tracer), constant=None, tracer=tracer)
+    return value
+
+
+def _looks_like(a: Tensor, b: Any) -> bool:
+    """Tell whether two fake tensors have the same dtype, and by formula the same sizes and strides."""
+    return a is b or (
+        a.dtype == b.dtype
+        and a.ndim == b.ndim
+        and all(map(_same_formula, (*a.shape, *a.stride()), (*b.shape, *b.stride())))
+    )
+
+
+def _same_formula(n: int | torch.SymInt, m: int | torch.SymInt) -> bool:
+    if isinstance(n, int) or isinstance(m, int):
+        return isinstance(n, int) and isinstance(m, int) and n == m
+    return bool(n.node.expr == m.node.expr)
