@@ -12,7 +12,7 @@ import click
 
 from exporter import report
 from exporter.errors import SaliportError, UnsupportedModel, UsageError, VerificationFailed
-from exporter.options import METHOD_NAMES, Formats, NamedInput, Shape, Sizes, model_options
+from exporter.options import METHOD_NAMES, TARGET_NAMES, Formats, NamedInput, Shape, Sizes, model_options
 from exporter.signature import FLOATS, Input
 
 if TYPE_CHECKING:
@@ -92,6 +92,13 @@ def main() -> None:
 )
 @click.option("--opset", type=click.IntRange(17, 23), default=18, show_default=True, help="Of the ONNX file.")
 @click.option(
+    "--optimize-for",
+    type=click.Choice(TARGET_NAMES),
+    default="onnxruntime",
+    show_default=True,
+    help="Whose favourite formulations the ONNX file has. Every choice computes the same and runs everywhere.",
+)
+@click.option(
     "--output",
     metavar="DIR",
     type=click.Path(path_type=Path),
@@ -111,6 +118,7 @@ def export_command(
     dtype: str,
     formats: tuple[str, ...],
     opset: int,
+    optimize_for: str,
     output: Path | None,
     debug: bool,
 ) -> None:
@@ -137,6 +145,7 @@ def export_command(
             method=method,
             formats=formats,
             opset=opset,
+            optimize_for=optimize_for,
             seed=seed,
             dtype=dtype,
             dynamic=dynamic,

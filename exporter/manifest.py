@@ -27,6 +27,7 @@ def describe(
     activations: Mapping[str, Mapping[str, int]],
     files: Mapping[str, Path],
     opset: int,
+    optimize_for: str,
     certificate: Certificate,
     description: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def describe(
         activations: What :func:`exporter.rectifiers.activations` found.
         files: Format -> written file.
         opset: Of the ONNX file.
+        optimize_for: Whose formulations the ONNX file has.
         certificate: The proof.
         description: Further entries of the ``model`` section.
     """
@@ -71,6 +73,7 @@ def describe(
         "dynamic": [asdict(dimension) for dimension in explicit.dimensions],
         "seed": certificate.seed,
         "opset": opset if "onnx" in files else None,
+        "optimize_for": optimize_for if "onnx" in files else None,
         "files": {format: artifact.describe(path) for format, path in files.items()},
         "parity": certificate.to_json(),
         "versions": {

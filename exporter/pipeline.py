@@ -18,7 +18,7 @@ from exporter.differentiate import differentiate
 from exporter.emit import onnx as emit_onnx
 from exporter.emit import torchscript as emit_torchscript
 from exporter.errors import UsageError
-from exporter.lowering import lower
+from exporter.lowering import DEFAULT_TARGET, TARGETS, lower
 from exporter.manifest import describe
 from exporter.methods import METHODS, Method
 from exporter.network import Network, as_network
@@ -83,6 +83,7 @@ def export(
     method: str = "guided",
     formats: Sequence[str] = FORMATS,
     opset: int = DEFAULT_OPSET,
+    optimize_for: str = DEFAULT_TARGET,
     seed: int = 0,
     dtype: str = "float32",
     dynamic: Sequence[str] = (BATCH,),
@@ -100,6 +101,7 @@ def export(
         method: See :func:`build`.
         formats: ``torchscript``, ``onnx`` or both.
         opset: Of the ONNX file, 17 to 23.
+        optimize_for: Whose formulations the ONNX file has, one of :data:`exporter.lowering.TARGETS`.
         seed: Of the inputs that the proof tries.
         dtype: What the artifact computes in: ``float32``, ``float64`` or ``float16``. A copy of the network is
             converted; the network itself stays as it is.
@@ -118,7 +120,7 @@ def export(
     """
     stages = stages or Stages()
     rule = method_named(method)
-    _check(formats, opset)
+    _check(formats, opset, optimize_for)
     signature = Signature(_inputs(sample_shape), output_key, tuple(dynamic)).with_dtype(dtype)
     network = Network(of_dtype(model, dtype), signature)
     artifact.check_output(Path(folder))
@@ -133,14 +135,16 @@ def export(
         lowered = {}
         for format, path in files.items():
             with stages.stage(f"emit {format}"):
-                lowered[format] = write(explicit, format, path, opset)
+                lowered[format] = write(explicit, format, path, opset, optimize_for)
         with stages.stage("verify"):
             graph = to_module(lowered["onnx"]) if "onnx" in files and dtype != "float64" else None
             dimensions = program.dimensions
             certificate = prove(files, network, method, dimensions=dimensions, lowered=graph, seed=seed)
         with stages.stage("write"):
             used = activations(captured)
-            manifest = describe(network, explicit, rule, used, files, opset, certificate, description or {})
+            manifest = describe(
+                network, explicit, rule, used, files, opset, optimize_for, certificate, description or {}
+            )
             manifest = artifact.write_manifest(aside, manifest)
     return Artifact(Path(folder), manifest)
 
@@ -173,15 +177,19 @@ def of_dtype(model: nn.Module, dtype: str) -> nn.Module:
     return copy.deepcopy(model).to(wanted) if odd else model
 
 
-def _check(formats: Sequence[str], opset: int) -> None:
+def _check(formats: Sequence[str], opset: int, optimize_for: str) -> None:
     unknown = [format for format in formats if format not in FORMATS]
     if unknown or not formats:
         raise UsageError(f"unknown format {', '.join(map(repr, unknown)) or '(none)'}; there are {', '.join(FORMATS)}")
     if not emit_onnx.MIN_OPSET <= opset <= emit_onnx.MAX_OPSET:
         raise UsageError(f"opset {opset} is not supported: {emit_onnx.MIN_OPSET} to {emit_onnx.MAX_OPSET} are")
+    if optimize_for not in TARGETS:
+        raise UsageError(f"cannot optimize for {optimize_for!r}; there are {', '.join(TARGETS)}")
 
 
-def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET) -> Program:
+def write(
+    explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET, optimize_for: str = DEFAULT_TARGET
+) -> Program:
     """Lower an explicit program for a format's runtime, and write one file.
 
     Args:
@@ -189,6 +197,7 @@ def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET
         format: ``torchscript`` or ``onnx``.
         path: The file.
         opset: Of an ONNX file.
+        optimize_for: Whose formulations an ONNX file has.
 
     Returns:
         The lowered program, which the file holds.
@@ -197,7 +206,7 @@ def write(explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET
         lowered = lower(explicit, "torchscript")
         emit_torchscript.emit(lowered, path)
     else:
-        lowered = lower(explicit, "onnxruntime")
+        lowered = lower(explicit, optimize_for)
         emit_onnx.emit(lowered, path, (LOGITS, *attribution_names(explicit)), opset)
     return lowered
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import exporter
-from exporter import differentiate, methods
+from exporter import differentiate, lowering, methods
 from tests.command import NETS, run, snapshot
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ def test_every_option() -> None:
     torch.save(weights, "mine.pth")
     result = run(
         *("--model", "cifar_resnet20", "--method", "gradient", "--weights", "mine.pth", "--input-shape", "3,24,40"),
-        *("--format", "onnx", "--opset", "20", "--output", "deep/er/here", "--seed", "7"),
+        *("--format", "onnx", "--opset", "20", "--optimize-for", "portable", "--output", "deep/er/here", "--seed", "7"),
     )
     assert result.exit_code == 0, result.output
     assert "file mine.pth" in result.stdout
@@ -60,7 +60,7 @@ def test_every_option() -> None:
     assert manifest["method"]["name"] == "gradient"
     assert manifest["inputs"][0]["shape"] == ["batch", 3, 24, 40]
     assert list(manifest["files"]) == ["onnx"]
-    assert manifest["opset"] == 20
+    assert (manifest["opset"], manifest["optimize_for"]) == (20, "portable")
     assert manifest["seed"] == manifest["parity"]["seed"] == 7
     assert manifest["model"]["weights"] == "file mine.pth"
 
@@ -191,10 +191,11 @@ def test_choices_are_the_packages_own() -> None:
     from exporter.artifact import FILES
     from exporter.cli import export_command
     from exporter.emit.onnx import MAX_OPSET, MIN_OPSET
-    from exporter.options import FORMAT_NAMES, METHOD_NAMES
+    from exporter.options import FORMAT_NAMES, METHOD_NAMES, TARGET_NAMES
 
     assert list(METHOD_NAMES) == list(methods.METHODS)
     assert list(FORMAT_NAMES) == list(FILES)
+    assert set(TARGET_NAMES) == set(lowering.TARGETS)
     opset = next(option for option in export_command.params if option.name == "opset").type
     assert (opset.min, opset.max) == (MIN_OPSET, MAX_OPSET)
 

@@ -126,6 +126,32 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: _net(nn.Conv2d(3, 8, 1, 2), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), features=8),
         (3, 16, 16),
     ),
+    "blocks": (
+        lambda: _net(
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+            Residual(16, 16, 1),
+            features=64,
+        ),
+        (3, 8, 8),
+    ),
+    "blocks, pools and relu6": (
+        lambda: _net(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+            nn.ReLU6(),
+            nn.Conv2d(16, 16, 1),
+            nn.ReLU6(),
+            nn.Conv2d(16, 16, 2),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 3),
+            features=32,
+        ),
+        (1, 11, 9),
+    ),
     "functional": (lambda: _net(Functional(), nn.MaxPool2d(2), features=384), (3, 8, 8)),
 }
 

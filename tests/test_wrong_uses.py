@@ -57,6 +57,10 @@ OPTIONS = {
     "an empty format": (("--model", "mlp", "--format", ""), r"unknown format ''"),
     "an old opset": (("--model", "mlp", "--opset", "11"), r"11 is not in the range 17<=x<=23"),
     "a future opset": (("--model", "mlp", "--opset", "99"), r"99 is not in the range"),
+    "an unknown runtime to optimize for": (
+        ("--model", "mlp", "--optimize-for", "tensorrt"),
+        r"'tensorrt' is not one of",
+    ),
     "an opset of words": (("--model", "mlp", "--opset", "latest"), r"'latest' is not a valid integer"),
     "a negative seed": (("--model", "mlp", "--seed", "-1"), r"-1 is not in the range 0<=x<="),
     "a shape of words": (("--model", "mlp", "--input-shape", "3x224x224"), r"'3x224x224' is not a shape; .*3,224,224"),

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from exporter.lowering.convolution import ADD_PHASES, FLIP_KERNEL, FOLD_SCALE, STRIDE_PHASES
+from exporter.lowering.convolution import (
+    ADD_PHASES,
+    ADD_SHUFFLED_PHASES,
+    FLIP_KERNEL,
+    FOLD_SCALE,
+    JOINT_PHASES,
+    SHUFFLED_PHASES,
+    STRIDE_PHASES,
+)
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT
-from exporter.lowering.pooling import COMPARE_TAPS, POOLED_MASK
+from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK
 from exporter.lowering.rewrite import Pass, apply
 from exporter.program import Program
+
+_EVERYWHERE = (ROW_OF_WEIGHT, POOLED_MASK, POSITIVE_PART, BROADCAST, COMPARE_TAPS)
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "none": (),
     "torchscript": (ROW_OF_WEIGHT, POSITIVE_PART, BROADCAST),
     "onnxruntime": (
-        ROW_OF_WEIGHT,
-        POOLED_MASK,
-        POSITIVE_PART,
-        BROADCAST,
-        COMPARE_TAPS,
+        BLOCKED_POOL,
+        *_EVERYWHERE,
         FLIP_KERNEL,
         STRIDE_PHASES,
         FOLD_SCALE,
         ADD_PHASES,
     ),
+    "openvino": (*_EVERYWHERE, FLIP_KERNEL, JOINT_PHASES, SHUFFLED_PHASES, FOLD_SCALE, ADD_SHUFFLED_PHASES),
+    "portable": (*_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
 }
 """Target -> its passes; at each operator the first that applies wins."""
+
+TARGETS = tuple(target for target in PASSES if target != "torchscript")
+"""What an ONNX file can be optimized for; each computes the same, and every runtime runs each."""
+
+DEFAULT_TARGET = "onnxruntime"
 
 
 def lower(program: Program, target: str) -> Program:

@@ -7,6 +7,8 @@ scattering sum. So the gradient is written as Convs on the forward pass's own we
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,11 +160,59 @@ def interleave(parts: list[list[Tensor | None]], size: tuple[int, int]) -> Tenso
     for row in parts:
         columns = [known.new_zeros((*known.shape[:2], *full)) if part is None else _grow(part, full) for part in row]
         rows.append(torch.stack(columns, -1).flatten(-2) if len(columns) > 1 else columns[0])
-    whole = torch.stack(rows, -2).flatten(-3, -2) if len(rows) > 1 else rows[0]
+    return _crop(torch.stack(rows, -2).flatten(-3, -2) if len(rows) > 1 else rows[0], size)
+
+
+def shuffle(parts: list[list[Tensor | None]], size: tuple[int, int]) -> Tensor:
+    """Lay stride phases side by side as :func:`interleave` does, by DepthToSpace, which OpenVINO prefers."""
+    known = next(part for row in parts for part in row if part is not None)
+    full = [-(-length // count) for length, count in zip(size, (len(parts), len(parts[0])), strict=True)]
+    if len(parts) != len(parts[0]):
+        return interleave(parts, size)
+    zeros = known.new_zeros((*known.shape[:2], *full))
+    whole = [zeros if part is None else _grow(part, full) for row in parts for part in row]
+    return _crop(torch.pixel_shuffle(torch.stack(whole, 2).flatten(1, 2), len(parts)), size)
+
+
+def _crop(whole: Tensor, size: tuple[int, int]) -> Tensor:
     for axis, length in zip((2, 3), size, strict=True):
         if whole.shape[axis] != length:
             whole = aten.slice(whole, axis, 0, length)
     return whole
+
+
+def _joint_phases(match: Match) -> Any:
+    """A stem: one Conv for all stride phases of its few channels, then DepthToSpace; see :func:`joint_phases`."""
+    op = _read(match)
+    if op is None or op.groups != 1 or op.dilation != [1, 1] or op.stride[0] != op.stride[1] or op.stride[0] == 1:
+        return NotImplemented
+    if op.weight.shape[1] >= BLOCK or not all(isinstance(length, int) for length in op.size):
+        return NotImplemented
+    return joint_phases(op)
+
+
+def joint_phases(op: Transposed) -> Tensor:
+    """Compute all stride phases of a transposed convolution as channels of one Conv, and shuffle them into place.
+
+    Along an axis output ``s m + r`` receives tap ``t = r + p - s q`` of the kernel from input ``m + q``. Padded with
+    zeros to the taps of all phases and all ``q``, the kernel is a table of ``q`` by ``r``: ``q`` is where the Conv
+    reads, ``r`` which channel it writes.
+    """
+    s = op.stride[0]
+    taps, widths, before, after = [], [], [], []
+    for axis in (0, 1):
+        p, k = op.padding[axis], op.weight.shape[2 + axis]
+        last, first = (s - 1 + p) // s, -((k - 1 - p) // s)
+        taps.append(last - first + 1)
+        lowest = p - s * last
+        widths.append([-lowest, lowest + s * taps[axis] - k])
+        before.append(-first)
+        after.append(-(-op.size[axis] // s) + last - op.ct.shape[2 + axis])
+    outputs, channels = op.weight.shape[:2]
+    table = torch.constant_pad_nd(op.weight, [*widths[1], *widths[0]])
+    table = flip(table.reshape(outputs, channels, taps[0], s, taps[1], s).permute(1, 3, 5, 0, 2, 4).flatten(0, 2))
+    ct = torch.constant_pad_nd(op.ct, [before[1], after[1], before[0], after[0]])
+    return _crop(torch.pixel_shuffle(torch.conv2d(ct, table), s), op.size)
 
 
 def _grow(part: Tensor, full: list[int]) -> Tensor:
@@ -171,7 +221,10 @@ def _grow(part: Tensor, full: list[int]) -> Tensor:
     return torch.constant_pad_nd(part, [0, missing[1], 0, missing[0]]) if any(missing) else part
 
 
-def _stride_phases(match: Match) -> Any:
+Interleave = Callable[[list[list[Tensor | None]], tuple[int, int]], Tensor]
+
+
+def _stride_phases(match: Match, interleave: Interleave = interleave) -> Any:
     """At a stride: one Conv for each phase of the output, then interleave; see :func:`phases`."""
     op = _phased(match)
     return NotImplemented if op is None else interleave(phases(op), op.size)
@@ -186,7 +239,7 @@ def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
     return op if op.stride != [1, 1] and op.dilation == [1, 1] else None
 
 
-def _add_phases(match: Match) -> Any:
+def _add_phases(match: Match, interleave: Interleave = interleave) -> Any:
     """``interleave(a) + interleave(b) -> interleave(a + b)``: a shortcut's 1x1 gradient touches one phase only."""
     if len(match.node.args) != 2 or match.node.kwargs:
         return NotImplemented
@@ -218,3 +271,10 @@ FLIP_KERNEL = Pass("flip kernel", (aten.conv_transpose2d.input,), _flip_kernel)
 STRIDE_PHASES = Pass("stride phases", (aten.conv_transpose2d.input,), _stride_phases)
 FOLD_SCALE = Pass("fold scale", (aten.conv_transpose2d.input,), _fold_scale)
 ADD_PHASES = Pass("add phases", (aten.add.Tensor,), _add_phases)
+SHUFFLED_PHASES = Pass(
+    "shuffled phases", (aten.conv_transpose2d.input,), functools.partial(_stride_phases, interleave=shuffle)
+)
+ADD_SHUFFLED_PHASES = Pass(
+    "add shuffled phases", (aten.add.Tensor,), functools.partial(_add_phases, interleave=shuffle)
+)
+JOINT_PHASES = Pass("joint phases", (aten.conv_transpose2d.input,), _joint_phases)

@@ -6,14 +6,17 @@ it must return indices. Comparing each tap of the window with the maximum needs 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from exporter.lowering.blocked import each_channel, is_blocked
 from exporter.lowering.convolution import interleave
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.rules.linear import per_axis
@@ -76,6 +79,7 @@ def compare_taps(
     padding: list[int] | tuple[int] = (0,),
     dilation: list[int] | tuple[int] = (1,),
     ceil_mode: bool = False,
+    blocked: bool = False,
 ) -> Tensor:
     """Give each window's cotangent to its first tap that equals the maximum.
 
@@ -86,15 +90,14 @@ def compare_taps(
     Along an axis, tap ``t`` of window ``i`` reads ``x[s i + t - p] = X[r][i + q]`` with ``t - p = s q + r``, where
     phase ``X[r][m] = x[s m + r]``; outside of the image it reads minus infinity.
 
+    With ``blocked``, phases are read in onnxruntime's blocked layout, and what is outside of the image is zero: that is
+    for images without negative values, and cotangents that are zero where a maximum is zero.
+
     ct, y: [N, C, H', W']; x: [N, C, H, W]; returns [N, C, H, W].
     """
     kernel, padding = per_axis(kernel, 2), per_axis(padding, 2)
     stride = per_axis(stride, 2) if len(stride) else kernel
     size = (int(x.shape[2]), int(x.shape[3]))
-    split = [
-        [_every(_every(x, 2, row, stride[0]), 3, column, stride[1]) for column in range(stride[1])]
-        for row in range(stride[0])
-    ]
     grid: list[list[Tensor | None]] = [[None] * stride[1] for _ in range(stride[0])]
     left = ct
     rows, columns = (
@@ -102,15 +105,68 @@ def compare_taps(
         for axis, sizes in enumerate(zip(size, y.shape[2:], strict=True))
     )
     reads = list(itertools.product(rows, columns))
-    for index, ((row, row_widths), (column, column_widths)) in enumerate(reads, 1):
+    taps = (_taps_in_blocks if blocked else _taps)(x, rows, columns, stride, y.shape[2:])
+    for index, (((row, row_widths), (column, column_widths)), tap) in enumerate(zip(reads, taps, strict=True), 1):
         widths = [*column_widths, *row_widths]
-        part = left * (_pad(split[row][column], widths, -math.inf) == y)
+        part = left * (tap == y)
         if index < len(reads):
             left = left - part
         part = _pad(part, [-width for width in widths], 0)
         so_far = grid[row][column]
         grid[row][column] = part if so_far is None else so_far + part
     return interleave(grid, size)
+
+
+_Read = tuple[int, tuple[int, int]]
+"""A phase along an axis, and the widths to pad it with so that windows line up."""
+
+
+def _taps(
+    x: Tensor, rows: list[_Read], columns: list[_Read], stride: list[int], windows: torch.Size
+) -> Iterator[Tensor]:
+    """Yield each tap of all windows, row by row: phases by strided slices, minus infinity around them."""
+    split = {
+        (row, column): _every(_every(x, 2, row, stride[0]), 3, column, stride[1])
+        for row in {phase for phase, _ in rows}
+        for column in {phase for phase, _ in columns}
+    }
+    for (row, above), (column, before) in itertools.product(rows, columns):
+        yield _pad(split[row, column], [*before, *above], -math.inf)
+
+
+def _taps_in_blocks(
+    x: Tensor, rows: list[_Read], columns: list[_Read], stride: list[int], windows: torch.Size
+) -> Iterator[Tensor]:
+    """Yield the same with zero around: each phase by a strided Conv of one tap a channel, its shifts by slices.
+
+    The Conv of phase ``r`` starts at ``x[s first + r]``, which is before the image if ``r`` is not zero: a Conv can
+    pad, but not skip.
+    """
+    spans = [_spans(rows), _spans(columns)]
+    whole = {}
+    for phases in itertools.product(*spans):
+        widths = []
+        for step, count, size, span, phase in zip(stride, windows, x.shape[2:], spans, phases, strict=True):
+            first, last = span[phase]
+            start = step * first + phase
+            widths.append((-start, max(0, start + step * (count + last - first - 1) + 1 - size)))
+        around = [*widths[1], *widths[0]]
+        whole[phases] = each_channel(_pad(x, around, 0.0), stride)
+    for (row, (above, _)), (column, (before, _)) in itertools.product(rows, columns):
+        tap = whole[row, column]
+        starts = -above - spans[0][row][0], -before - spans[1][column][0]
+        for axis, (start, count) in enumerate(zip(starts, windows, strict=True), 2):
+            if tap.shape[axis] != count:
+                tap = aten.slice(tap, axis, start, start + count)
+        yield tap
+
+
+def _spans(reads: list[_Read]) -> dict[int, tuple[int, int]]:
+    """Return the first and the last shift of each phase along an axis; the first one lets its Conv pad."""
+    shifts: dict[int, list[int]] = {}
+    for phase, (before, _) in reads:
+        shifts.setdefault(phase, [-1 if phase else 0]).append(-before)
+    return {phase: (min(found), max(found)) for phase, found in shifts.items()}
 
 
 def _read(tap: int, padding: int, stride: int, size: int, windows: int) -> tuple[int, tuple[int, int]] | None:
@@ -131,7 +187,7 @@ def _every(x: Tensor, axis: int, start: int, step: int) -> Tensor:
     return x if step == 1 else aten.slice(x, axis, start, None, step)
 
 
-def _pooled_mask(match: Match) -> Any:
+def _pooled_mask(match: Match, blocked: bool = False) -> Any:
     """``pool_vjp(ct) * (x > 0) -> pool_vjp(ct * (y > 0))``: a maximum is positive where its window's element is.
 
     So a rectifier before a max-pool needs its mask at the pooled size only. Followed by ``* (g > 0)`` it is
@@ -155,10 +211,21 @@ def _pooled_mask(match: Match) -> Any:
     ):
         return NotImplemented
     x, *settings = arguments(pool.node)
+    if blocked and not is_blocked(x):
+        return NotImplemented
     y = match.value(maxima(pool.node))
-    whole = compare_taps(match.value(pool.ct) * (y > 0), y, match.value(x), *settings)
+    compare = functools.partial(compare_taps, blocked=blocked)
+    whole = compare(match.value(pool.ct) * (y > 0), y, match.value(x), *settings)
     return torch.relu(whole) if positive_part else whole
 
 
 COMPARE_TAPS = Pass("compare taps", (aten.view.default, aten.reshape.default), _compare_taps)
+
+
+def _blocked_pool(match: Match) -> Any:
+    """The same for a pool of blocks, whose taps are read in blocks: 1.5 ms less of a resnet18's 75."""
+    return _pooled_mask(match, blocked=True)
+
+
 POOLED_MASK = Pass("pooled mask", (aten.mul.Tensor,), _pooled_mask)
+BLOCKED_POOL = Pass("blocked pool", (aten.mul.Tensor,), _blocked_pool)

@@ -12,7 +12,7 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.lowering import PASSES, lower
-from exporter.lowering.convolution import swap
+from exporter.lowering.convolution import Transposed, interleave, joint_phases, shuffle, swap
 from exporter.lowering.pooling import compare_taps
 from exporter.lowering.rewrite import Pass, apply
 from exporter.methods import METHODS
@@ -44,6 +44,11 @@ CASES = [
     ("stride phases", "depthwise, relu6", {"conv_transpose2d.input": 1}, {"conv2d.default": 4}),
     ("fold scale", "resnet stem", {}, {"mul.Tensor": 0, "reshape.default": 1}),
     ("add phases", "residual, stride 2", {"conv_transpose2d.input": 2}, {"conv2d.default": 5}),
+    ("shuffled phases", "depthwise, relu6", {"conv_transpose2d.input": 1}, {"pixel_shuffle.default": 1}),
+    ("add shuffled phases", "residual, stride 2", {"conv_transpose2d.input": 2}, {"pixel_shuffle.default": 1}),
+    ("joint phases", "resnet stem", {"conv_transpose2d.input": 1}, {"conv2d.default": 1, "pixel_shuffle.default": 1}),
+    ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 9, "conv2d.default": 4}),
+    ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 8, "conv2d.default": 8}),
 ]
 
 
@@ -77,6 +82,11 @@ def test_every_pass_has_a_case() -> None:
         ("pooled mask", "pool before the rectifier"),
         ("broadcast", "linear"),
         ("fold scale", "vgg"),  # no batch norm
+        ("joint phases", "vgg"),  # no stride
+        ("joint phases", "groups, strides, dilation"),  # groups, and strides that differ
+        ("shuffled phases", "vgg"),
+        ("add shuffled phases", "vgg"),
+        ("blocked pool", "vgg"),  # eight channels do not fill a block
     ],
 )
 def test_a_pass_leaves_what_its_formula_does_not_cover(name: str, network: str) -> None:
@@ -177,9 +187,38 @@ def _compare(kernel, stride, padding, ceil: bool, size: tuple[int, int]) -> None
     x = torch.randint(-1, 2, (2, 3, *size)).float().requires_grad_()
     y = torch.max_pool2d(x, kernel, stride, padding, 1, ceil)
     ct = torch.randint(-3, 4, y.shape).float()
-    (expected,) = torch.autograd.grad(y, x, ct)
+    (expected,) = torch.autograd.grad(y, x, ct, retain_graph=True)
     both = [[v, v] if isinstance(v, int) else list(v) for v in (kernel, stride, padding)]
     assert torch.equal(compare_taps(ct, y.detach(), x.detach(), *both), expected)
+    above, masked = x.detach().relu(), y.detach().relu()
+    (expected,) = torch.autograd.grad(y, x, ct * (y > 0), retain_graph=True)
+    assert torch.equal(compare_taps(ct * (masked > 0), masked, above, *both, blocked=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((7, 7), 2, 3), ((3, 3), 2, 1), ((4, 4), 4, 0), ((5, 5), 3, 2), ((2, 2), 3, 0), ((7, 3), 2, (3, 0))],
+)
+@pytest.mark.parametrize("size", [(16, 16), (15, 14), (13, 19)])
+def test_joint_phases_equal_a_transposed_convolution(kernel, stride: int, padding, size: tuple[int, int]) -> None:
+    x = torch.randint(-3, 4, (2, 3, *size)).float().requires_grad_()
+    weight = torch.randint(-3, 4, (5, 3, *kernel)).float()
+    y = torch.conv2d(x, weight, None, stride, padding)
+    ct = torch.randint(-3, 4, y.shape).float()
+    (expected,) = torch.autograd.grad(y, x, ct)
+    both = [[v, v] if isinstance(v, int) else list(v) for v in (stride, padding)]
+    assert torch.equal(joint_phases(Transposed(ct, weight, size, *both, [1, 1], 1)), expected)
+
+
+@pytest.mark.parametrize("count", [(2, 2), (3, 3), (2, 1)])
+@pytest.mark.parametrize("size", [(12, 12), (11, 10)])
+def test_shuffling_equals_interleaving(count: tuple[int, int], size: tuple[int, int]) -> None:
+    parts: list[list[torch.Tensor | None]] = [
+        [torch.randn(2, 4, len(range(r, size[0], count[0])), len(range(c, size[1], count[1]))) for c in range(count[1])]
+        for r in range(count[0])
+    ]
+    parts[-1][-1] = None
+    assert torch.equal(shuffle(parts, size), interleave(parts, size))
 
 
 def test_the_gradient_of_a_shortcut_is_added_in_its_phase() -> None:

@@ -179,6 +179,11 @@ def _scatter_source(e: Emitter, x: Value, dim: int, index: Value, source: Value)
     return e.op("ScatterElements", x, index, source, axis=dim)
 
 
+@translates(aten.pixel_shuffle.default)
+def _pixel_shuffle(e: Emitter, x: Value, factor: int) -> str:
+    return e.op("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+
 def _filled(e: Emitter, value: float) -> str:
     filler = numpy_helper.from_array(np.asarray([value], dtype=numpy_dtype(e.fake.dtype)))
     name: str = e.op("ConstantOfShape", e.shape(e.fake.shape), value=filler)

@@ -1,0 +1,203 @@
+"""``python explain.py ARTIFACT INPUT --output out.npz``: run an artifact's ``model.onnx`` as it is with OpenVINO.
+
+INPUT is a photograph, or a .npy file with a batch as the network takes it: float32 ``[N, ...]``, normalised. The output
+is an .npz file with ``logits`` and ``attribution``, or a .png file with the first image's map. Needs ``openvino`` and
+``numpy``, for pictures ``pillow`` too; ``Explainer`` is for copying into a service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import ArrayLike, NDArray
+
+SCHEMA = 2
+"""Of the manifest; another may mean something else by the same words."""
+
+HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+"""Without them OpenVINO computes in bfloat16 or float16 where the processor can, which is not what was proven."""
+
+
+ELSEWHERE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")
+"""The key, as protobuf writes it, of a tensor that lies in another file, which OpenVINO would read."""
+
+
+class Refused(Exception):
+    """The artifact, the image or the target is not one that can be run; the text says what is wrong with it."""
+
+
+class Explainer:
+    """A compiled artifact: ``explainer(image, target) -> (logits, attribution)``; safe to call from many threads."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, device: str = "CPU", threads: int = 0) -> None:
+        """Read, check and compile; 0 threads leaves their number to OpenVINO.
+
+        Raises:
+            Refused: The folder is no artifact of one image, or its model is not the one that was proven.
+        """
+        self.manifest, model = read(Path(folder))
+        self.image, target = self.manifest["inputs"]
+        self.first, self.last = target["range"]
+        core = openvino.Core()
+        hints = {**HINTS, **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+        graph = core.read_model(io.BytesIO(model))
+        unshare(graph)
+        self.compiled = core.compile_model(graph, device, hints)
+
+    def __call__(self, image: NDArray[Any], target: ArrayLike = -1) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Predict and explain a batch.
+
+        Args:
+            image: ``[N, ...]``, of the manifest's dtype.
+            target: One class for all, or one for each; -1 is the predicted class.
+
+        Raises:
+            Refused: The image or the target is not one that the artifact takes.
+        """
+        given, wanted = np.asarray(target), self.image
+        if image.dtype != wanted["dtype"] or not self._fits(image.shape):
+            raise Refused(f"the image is {image.dtype} {list(image.shape)}, not {wanted['dtype']} {wanted['shape']}")
+        # OpenVINO does not refuse a class that does not exist: it answers with zeros, or cuts the number to 32 bits.
+        if given.dtype.kind not in "iu" or given.shape not in ((), image.shape[:1]):
+            raise Refused(f"the target is {given.dtype} {list(given.shape)}; give one class, or one for each image")
+        if ((given < self.first) | (given > self.last)).any():
+            raise Refused(f"the target {given.tolist()} is out of range: {self.first} (predicted) to {self.last}")
+        target = np.full(len(image), given, dtype=np.int64)
+        request = self.compiled.create_infer_request()  # one each call: a request holds the buffers of its results
+        found = request.infer({wanted["name"]: np.ascontiguousarray(image), "target": target})
+        return found["logits"].copy(), found["attribution"].copy()
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether a shape is one that the graph is good for; a name in the manifest's is a size that varies."""
+        limits = {size["name"]: (size["min"], size["multiple_of"]) for size in self.manifest["dynamic"]}
+        if len(shape) != len(self.image["shape"]):
+            return False
+        for size, wanted in zip(shape, self.image["shape"], strict=True):
+            least, step = limits.get(wanted, (wanted, 0))
+            if size != least and (step == 0 or size < least or (size - least) % step):
+                return False
+        return True
+
+
+def read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return an artifact's manifest and its ONNX model, which is the one whose hash the manifest has.
+
+    The name of the file is fixed, and the bytes that were hashed are the bytes that run.
+
+    Raises:
+        Refused: A file is missing, the manifest is of another schema, or the model has changed since it was proven.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        model = (folder / "model.onnx").read_bytes()
+    except (OSError, ValueError) as error:
+        raise Refused(f"{folder} is not an artifact with an ONNX model: {error}") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise Refused(f"{folder} has a manifest of schema {schema!r}; this program reads {SCHEMA}")
+    missing = [key for key in ("model", "inputs", "dynamic", "files") if key not in manifest]
+    if missing:
+        raise Refused(f"{folder} has a damaged manifest: it lacks {', '.join(missing)}")
+    if [given["name"] for given in manifest["inputs"]] != ["image", "target"]:
+        raise Refused(f"{folder} takes several inputs; this program takes one image and a target")
+    if hashlib.sha256(model).hexdigest() != manifest["files"].get("onnx", {}).get("sha256"):
+        raise Refused(f"{folder / 'model.onnx'} has changed since it was proven: its sha256 is not the manifest's")
+    if ELSEWHERE.search(model):
+        raise Refused(f"{folder / 'model.onnx'} refers to another file; an artifact's weights are all in it")
+    return manifest, model
+
+
+def unshare(graph: openvino.Model) -> None:
+    """Give each transposed convolution a weight of its own.
+
+    OpenVINO 2026.4 computes a wrong convolution where a transposed one has the same weight, with as many channels in as
+    out: it keeps one rearranged copy for both. A network with a transposed convolution has such a pair, and so has one
+    in which the gradient of a convolution is written as one.
+    """
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() == "ConvolutionBackpropData":
+            weight = node.input_value(1).get_node()
+            if weight.get_type_name() == "Constant":
+                copied = openvino.op.Constant(np.array(weight.data), False)
+                node.input(1).replace_source_output(copied.output(0))
+
+
+def read_input(path: Path, explainer: Explainer) -> NDArray[Any]:
+    """Return a batch: what an .npy file holds, or one photograph, cut, scaled and normalised as the manifest says."""
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    from PIL import Image, ImageOps
+
+    if len(explainer.image["sample_shape"]) != 3 or explainer.image["sample_shape"][0] not in (1, 3):
+        raise Refused(f"the artifact takes {explainer.image['shape']}, which is no picture; give an .npy file")
+    channels, height, width = explainer.image["sample_shape"]
+    preprocessing = explainer.manifest["model"].get("preprocessing", {"mean": [0.0], "std": [1.0]})
+    mean, std = (np.float32(preprocessing[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+    picture = ImageOps.fit(Image.open(path).convert("RGB" if channels == 3 else "L"), (width, height))
+    values = np.asarray(picture, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255
+    return ((values - mean) / std)[None].astype(explainer.image["dtype"])
+
+
+def write(path: Path, logits: NDArray[Any], attribution: NDArray[Any]) -> None:
+    """Write everything to an .npz file, or the positive part of the first map as a grey picture."""
+    if path.suffix == ".npz":
+        np.savez(path, logits=logits, attribution=attribution)
+        return
+    from PIL import Image
+
+    heat = np.maximum(attribution[0], 0).sum(0)
+    Image.fromarray(np.uint8(255 * np.clip(heat / (np.percentile(heat, 99.5) or 1), 0, 1))).save(path)
+
+
+def top(logits: NDArray[Any], names: list[str] | None, count: int = 3) -> str:
+    """Name the likeliest classes of one image, with their probabilities."""
+    odds = np.exp(logits - logits.max(), dtype=np.float64)
+    best = np.argsort(-odds, kind="stable")[:count]
+    return ", ".join(f"{names[k] if names else f'class {k}'} {odds[k] / odds.sum():.1%}" for k in best)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Predict and explain with OpenVINO.")
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("input", type=Path, help="a photograph, or .npy as the network takes it")
+    parser.add_argument("--target", type=int, nargs="+", default=[-1], help="one class, or one for each image")
+    parser.add_argument("--output", type=Path, required=True, help=".npz with everything, or .png of the first map")
+    parser.add_argument("--device", default="CPU", help="what OpenVINO calls it; only CPU is tested")
+    parser.add_argument("--threads", type=int, default=0, help="default: OpenVINO's choice")
+    parser.add_argument("--repeat", type=int, default=0, metavar="N", help="print the median time of N more runs")
+    args = parser.parse_args()
+    if args.output.suffix not in (".npz", ".png"):
+        parser.error(f"--output {args.output}: write to .npz or .png")
+    try:
+        explainer = Explainer(args.artifact, device=args.device, threads=args.threads)
+        image = read_input(args.input, explainer)
+        target = args.target[0] if len(args.target) == 1 else args.target
+        logits, attribution = explainer(image, target)
+        write(args.output, logits, attribution)
+    except (Refused, OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"explain: {error}")
+    for row in logits:
+        print(top(row, explainer.manifest["model"].get("classes")))
+    if args.repeat:
+        milliseconds = []
+        for _ in range(args.repeat):
+            start = time.perf_counter()
+            explainer(image, target)
+            milliseconds.append(1e3 * (time.perf_counter() - start))
+        print(f"median {np.median(milliseconds):.2f} ms of {args.repeat} runs")
+
+
+if __name__ == "__main__":
+    main()

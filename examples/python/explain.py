@@ -1,0 +1,25 @@
+"""``python explain.py ARTIFACT PIXELS.npy [CLASS]``: predict and explain with onnxruntime and numpy alone.
+
+PIXELS is a batch ``[N, C, H, W]`` of values in [0, 1]; without a class, the predicted ones are explained.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+folder, pixels, target = Path(sys.argv[1]), np.load(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else -1
+manifest, model = json.loads((folder / "manifest.json").read_bytes()), (folder / "model.onnx").read_bytes()
+if manifest["schema"] != 2 or hashlib.sha256(model).hexdigest() != manifest["files"]["onnx"]["sha256"]:
+    sys.exit(f"{folder} is not what was proven")
+scale = manifest["model"].get("preprocessing", {"mean": [0], "std": [1]})
+mean, std = (np.float32(scale[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+feed = {"image": (np.float32(pixels) - mean) / std, "target": np.full(len(pixels), target, np.int64)}
+logits, attribution = session.run(["logits", "attribution"], feed)
+for best in logits.argmax(1):
+    print(manifest["model"].get("classes", range(logits.shape[1]))[best])
+np.savez("explained.npz", logits=logits, attribution=attribution)

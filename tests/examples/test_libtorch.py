@@ -1,0 +1,119 @@
+"""The libtorch program: parity with live autograd, warming up, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exporter.sources import resolve
+from tests.examples import doors
+from tests.examples.conftest import Once, Require
+from tests.oracle import attribute, decided_images
+
+
+@pytest.fixture(scope="session")
+def arts(once: Once) -> Path:
+    return once("whole", doors.export_all)
+
+
+@pytest.fixture(scope="session")
+def program(once: Once, require: Require) -> Path:
+    """Build as the README says, warnings being errors."""
+    doors.require_compiler(require)
+
+    def build(folder: Path) -> None:
+        here = doors.checkout(folder / "checkout")
+        for command in doors.readme_lines(doors.ROOT / "examples" / "libtorch")[:2]:
+            doors.shell(command, here, CXXFLAGS="-Wall -Wextra -Werror")
+
+    return once("libtorch", build) / "checkout" / "build" / "libtorch" / "saliport_torch"
+
+
+@pytest.mark.parametrize("batch", doors.TARGETS)
+@pytest.mark.parametrize("method", doors.METHODS)
+def test_whole_numbers_agree_to_the_bit(program: Path, arts: Path, method: str, batch: int, tmp_path: Path) -> None:
+    image = doors.images(batch, 3, 12, 11)
+    doors.check_bits(program, arts / method, doors.fixed_net(), image, method, tmp_path)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 32)])
+def test_other_sizes_agree_to_the_bit(program: Path, arts: Path, size: tuple[int, int], tmp_path: Path) -> None:
+    doors.check_bits(program, arts / "dynamic", doors.dynamic_net(), doors.images(5, 3, *size), "guided", tmp_path)
+
+
+def test_a_trained_network_agrees(program: Path, artifact: Path, tmp_path: Path) -> None:
+    model = resolve("cifar_resnet20").model
+    image = decided_images(model, 3, (3, 32, 32))
+    logits, expected = attribute(model, image, torch.tensor([-1, 3, 9]), "guided")
+    found = doors.explain(program, artifact, image, "-1,3,9", tmp_path)
+    assert (found[0] - logits).norm() < 1e-5 * logits.norm()
+    assert (found[1] - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_the_first_callers_do_not_wait_for_the_compiler(program: Path, artifact: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.zeros((2, 3, 32, 32), np.float32))
+    first_two = {}
+    for how in ((), ("--cold",)):
+        answer = doors.call(program, artifact, tmp_path / "image.npy", "--repeat", "5", *how)
+        times = re.search(r"calls 1, 2, 3: ([\d.]+) ([\d.]+) ([\d.]+) ms", answer.output)
+        assert times, answer
+        first_two[how] = float(times[1]) + float(times[2])
+    assert first_two[()] < first_two[("--cold",)] / 2
+
+
+REFUSED = {
+    "no folder": (lambda folder: shutil.rmtree(folder), (), 2, "is not a folder"),
+    "no file": (lambda folder: (folder / "model.pt").unlink(), (), 2, "model.pt is missing"),
+    "a changed byte": (lambda folder: _flip(folder / "model.pt"), (), 2, "has changed since it was proven: sha256"),
+    "a target out of range": (lambda folder: None, ("--target", "5"), 2, "classes are 0 to 4"),
+    "a target below -1": (lambda folder: None, ("--target", "-2"), 2, "target -2 of sample 0 is out of range"),
+    "no threads": (lambda folder: None, ("--threads", "2000"), 2, "it must be 1 to 1024"),
+}
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(program: Path, arts: Path, name: str, tmp_path: Path) -> None:
+    damage, options, status, text = REFUSED[name]
+    folder = tmp_path / "artifact"
+    shutil.copytree(arts / "guided", folder)
+    damage(folder)
+    np.save(tmp_path / "image.npy", np.zeros((1, 3, 12, 11), np.float32))
+    answer = doors.call(program, folder, tmp_path / "image.npy", "--output", tmp_path / "out.npz", *options)
+    assert answer.status == status
+    assert answer.output == ""
+    assert re.fullmatch(r"saliport_torch: [^\n]+\n", answer.error)
+    assert text in answer.error
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_file_that_is_no_torchscript(program: Path, arts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(arts / "guided", folder)
+    (folder / "model.pt").write_bytes(b"no zip file" * 100)
+    doors.reseal(folder)
+    np.save(tmp_path / "image.npy", np.zeros((1, 3, 12, 11), np.float32))
+    answer = doors.call(program, folder, tmp_path / "image.npy", "--output", tmp_path / "out.npz")
+    assert answer.status == 1
+    assert re.fullmatch(r"saliport_torch: \S+/model.pt cannot be opened: [^\n]+\n", answer.error)
+
+
+def test_the_readme_runs(program: Path, artifact: Path, tmp_path: Path) -> None:
+    here = program.parents[2]
+    if not (here / "artifacts").exists():
+        (here / "artifacts").symlink_to(artifact.parent)
+    np.save(here / "image.npy", np.zeros((1, 3, 32, 32), np.float32))
+    lines = doors.readme_lines(doors.ROOT / "examples" / "libtorch")
+    assert len(lines) == 3
+    doors.shell(lines[2], here)
+    assert (here / "explained.npz").stat().st_size > 4 * 3 * 32 * 32
