@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from exporter.errors import UnsupportedOp
-from exporter.program import Program, interpret, place_of, retrace
+from exporter.program import Program, interpret, place_of, retrace, run_operator
 from exporter.spellings import SPELLINGS
 
 
@@ -23,7 +23,9 @@ def canonicalize(program: Program) -> Program:
 
 def _respell(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     op: Any = node.target
+    if op not in SPELLINGS:
+        return run_operator(node, args, kwargs)
     try:
-        return SPELLINGS.get(op, op)(*args, **kwargs)
+        return SPELLINGS[op](*args, **kwargs)
     except UnsupportedOp as error:
         raise UnsupportedOp(f"{error} ({place_of(node)})") from error

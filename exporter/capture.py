@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel
 from exporter.network import Network, as_network, draw, evaluating
-from exporter.program import SCOPE, SOURCE, Program
+from exporter.program import SCOPE, SOURCE, Program, uncollected
 from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
 
 
@@ -133,6 +133,7 @@ def _run(network: Network, inputs: tuple[Tensor, ...]) -> Any:
         return error
 
 
+@uncollected()
 def _export(network: Network) -> torch.export.ExportedProgram:
     # torch.export specialises sizes 0 and 1, so the batch that it sees must be larger.
     inputs = tuple(torch.zeros_like(tensor) for tensor in _pair(network))

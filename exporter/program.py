@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx, track_tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from exporter.dynamic import Dimension, implied
 from exporter.errors import UnsupportedOp
-from exporter.signature import BATCH, SIZES
+from exporter.signature import BATCH, SIZES, TARGET
 
 SCOPE = "saliport.scope"
 """Metadata key of where in the model a node comes from: ``layer1.0.relu``, ``layer1.0.relu.vjp``."""
@@ -73,6 +75,24 @@ def scope(name: str) -> Any:
     return traceback.annotate({SCOPE: name})
 
 
+class uncollected(ContextDecorator):
+    """Keep Python's collector of cycles from running while a graph is traced: it finds nothing, and takes long.
+
+    A trace makes many objects that stay, and each full collection walks all of PyTorch's too: a quarter of the time.
+    """
+
+    def __enter__(self) -> None:
+        """Stop the collector."""
+        self._ran = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *exception: object) -> None:
+        """Let it run again if it did."""
+        if self._ran:
+            gc.enable()
+
+
+@uncollected()
 def trace(
     function: Callable[..., tuple[Tensor, ...]],
     inputs: Mapping[str, Tensor],
@@ -142,6 +162,14 @@ def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.N
     return checked
 
 
+def _in_range(graph: fx.Graph, target: fx.Node, classes: int) -> fx.Node:
+    """Refuse a target outside ``[-1, classes)`` before the network runs: ``[-1, 0, 1, ...][target + 1]``."""
+    aten = torch.ops.aten
+    ones = graph.call_function(aten.new_ones, (target, [classes + 1]))
+    table = graph.call_function(aten.sub, (graph.call_function(aten.cumsum, (ones, 0)), 2))
+    return graph.call_function(aten.gather, (table, 0, graph.call_function(aten.add, (target, 1))))
+
+
 class _Folder(nn.Module):
     """Holds tensors and other folders, so that a qualified name is a path of attributes."""
 
@@ -177,6 +205,8 @@ def to_module(program: Program) -> nn.Module:
             copies[node] = given[-1][1]
             if len(given) == len(program.inputs):
                 copies.update(_checked(graph, given))
+                if names[node] == TARGET:
+                    copies[node] = _in_range(graph, copies[node], program.outputs[0].meta["val"].shape[1])
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
@@ -246,4 +276,41 @@ def _is_ours(guard: Any) -> bool:
 def run_operator(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a node's own operator."""
     op: Any = node.target
-    return op(*args, **kwargs)
+    found = _again(node, args, kwargs)
+    return op(*args, **kwargs) if found is NotImplemented else found
+
+
+def _again(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Record an operator without running it on fake tensors, which is slow, where its value is known beforehand.
+
+    That is, where each argument looks as it did in the node's own program: then so does the value. Elsewhere, and
+    outside of a trace, ``NotImplemented``.
+    """
+    mode, value = get_proxy_mode(), node.meta.get("val")
+    if mode is None or not isinstance(node.target, torch._ops.OpOverload) or not isinstance(value, Tensor):
+        return NotImplemented
+    before, now = tree_leaves((node.args, node.kwargs)), tree_leaves((args, kwargs))
+    for was, value_now in zip(before, now, strict=True):
+        if isinstance(was, fx.Node) and not (isinstance(value_now, Tensor) and _looks_like(value_now, was.meta["val"])):
+            return NotImplemented
+    tracer: Any = mode.tracer
+    given = tree_map_only(Tensor, lambda tensor: get_proxy_slot(tensor, tracer).proxy.node, (args, kwargs))
+    copy = tracer.graph.create_node("call_function", node.target, *given, name=node.target.overloadpacket.__name__)
+    copy.meta = dict(node.meta)
+    track_tensor(value, fx.Proxy(copy, tracer), constant=None, tracer=tracer)
+    return value
+
+
+def _looks_like(a: Tensor, b: Any) -> bool:
+    """Tell whether two fake tensors have the same dtype, and by formula the same sizes and strides."""
+    return a is b or (
+        a.dtype == b.dtype
+        and a.ndim == b.ndim
+        and all(map(_same_formula, (*a.shape, *a.stride()), (*b.shape, *b.stride())))
+    )
+
+
+def _same_formula(n: int | torch.SymInt, m: int | torch.SymInt) -> bool:
+    if isinstance(n, int) or isinstance(m, int):
+        return isinstance(n, int) and isinstance(m, int) and n == m
+    return bool(n.node.expr == m.node.expr)

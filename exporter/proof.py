@@ -8,8 +8,10 @@ image sizes where these may vary. Targets out of range must be refused. :mod:`ex
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, UsageError, VerificationFailed
 from exporter.network import Network, draw, evaluating
 from exporter.parity import AGREEING, SLACK, Parity, Values, compare, relative_l2
-from exporter.reference import live
+from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED, Explanation, Session, module_session, open_session
 from exporter.signature import BATCH, Input, Signature
+from exporter.together import together
 
 NUDGE = {"float32": 2.0**-19, "float16": 2.0**-6}
 """How far an input is moved to see what rounding can do, in units of its root mean square: 16 ulps."""
@@ -107,11 +110,10 @@ def prove(
         VerificationFailed: Some value is out of bounds, or a bad target was accepted; the message lists each.
     """
     with evaluating(network):
-        trial = _Trial(files, network, method, lowered, seed)
-        for size in batches:
-            trial.run(size)
-        for index, inputs in enumerate(other_sizes(network.signature, dimensions)):
-            trial.run(1 + index % 2, inputs)
+        own = network.signature.inputs
+        resized = enumerate(other_sizes(network.signature, dimensions))
+        sizes = [*((size, own) for size in batches), *((1 + index % 2, inputs) for index, inputs in resized)]
+        trial = _Trial(files, network, method, lowered, seed, sizes)
         for size in MORE_BATCHES:
             if trial.enough():
                 break
@@ -160,26 +162,73 @@ class _Case:
 
 
 class _Judge:
-    """Live autograd in one dtype: of the same values, at least as precise as what it judges."""
+    """Live autograd in one dtype: of the same values, at least as precise as what it judges.
+
+    Attributes:
+        references: What it found, for each batch.
+        undecided: Of each sample, how many decisions float32 cannot make.
+    """
 
     def __init__(self, network: Network, method: str, dtype: str) -> None:
-        self.model = network
+        self.references: list[Values] = []
+        self.undecided: list[int] = []
+        self._model = network
         self._method = method
         self._dtype = getattr(torch, dtype)
         self._names = network.signature.attributions
 
-    def __call__(self, inputs: Sequence[Tensor], target: Tensor, count: bool) -> tuple[Values, Tensor]:
+    def __call__(self, inputs: Sequence[Tensor], target: Tensor | Choose) -> Values:
+        """Judge a batch, and keep what is found."""
+        values, undecided = self._live(inputs, target, count=True)
+        self.references.append(values)
+        self.undecided += undecided.tolist()
+        return values
+
+    def moved(self, inputs: Sequence[Tensor], target: Tensor) -> Values:
+        """Judge a batch that is no part of the proof."""
+        return self._live(inputs, target, count=False)[0]
+
+    def _live(self, inputs: Sequence[Tensor], target: Tensor | Choose, count: bool) -> tuple[Values, Tensor]:
         given = [x.to(self._dtype) if x.is_floating_point() else x for x in inputs]
-        logits, attributions, undecided = live(self.model, given, target, self._method, count=count)
+        logits, attributions, undecided = live(self._model, given, target, self._method, count=count)
         arrays = (attribution.numpy() for attribution in attributions)
         return Values(logits.numpy(), dict(zip(self._names, arrays, strict=True))), undecided
 
 
+class _Choice:
+    """Chooses a batch's targets from its logits: random classes and the predicted one by turns, over all batches.
+
+    Attributes:
+        target: What was chosen, once it was.
+    """
+
+    def __init__(self, dtype: str, done: int, generator: torch.Generator) -> None:
+        self._dtype = dtype
+        self._done = done
+        self._generator = generator
+        self.target = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        target = torch.randint(logits.shape[1], logits.shape[:1], generator=self._generator)
+        target[self._done % 2 :: 2] = PREDICTED
+        self.target = torch.where(_near_tie(logits, self._dtype), logits.argmax(1), target)
+        return self.target
+
+
 class _Trial:
-    """Sessions on the written files, and what they and the reference returned so far."""
+    """Sessions on the written files, and what they and the reference returned so far.
+
+    What does not need each other runs at the same time, the longest first; one judge or session never twice.
+    """
 
     def __init__(
-        self, files: Mapping[str, Path], network: Network, method: str, lowered: nn.Module | None, seed: int
+        self,
+        files: Mapping[str, Path],
+        network: Network,
+        method: str,
+        lowered: nn.Module | None,
+        seed: int,
+        sizes: Sequence[tuple[int, tuple[Input, ...]]],
     ) -> None:
         self._network = network
         self._dtype = network.signature.dtype
@@ -190,54 +239,67 @@ class _Trial:
         judged_in = "float32" if self._dtype == "float16" else self._dtype
         own = copy.deepcopy(network).float() if self._dtype == "float16" else network
         self._judges = {self._dtype: _Judge(own, method, judged_in)}
+        exact, self._skipped = (None, "") if self._dtype == "float64" else _in_float64(network)
+        opened = _openers(files, lowered, network.signature)
         try:
-            self._sessions = _sessions(files, lowered, network.signature)
+            fault, *sessions, _ = together(
+                [
+                    lambda: _fault(exact, network.signature),
+                    *(opener for *_, opener in opened),
+                    lambda: self._judge(sizes),
+                ]
+            )
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
-        self._skipped = ""
-        if self._dtype != "float64":
-            try:
-                exact = copy.deepcopy(network).double()
-                exact(*(_double(x) for x in draw(network.signature.inputs, 1, torch.Generator())))
-                self._judges["float64"] = _Judge(exact, method, "float64")
-            except Exception as error:  # a network may pin float32, or hold what cannot be copied
-                first = (str(error).strip() or repr(error)).splitlines()[0]
-                self._skipped = f"the network does not run in float64: {first}"
-                self._sessions = [session for session in self._sessions if session[1] != "float64"]
-        self._references: dict[str, list[Values]] = {dtype: [] for dtype in self._judges}
-        self._undecided: list[int] = []
+        self._skipped = self._skipped or fault
+        if exact is not None and not self._skipped:
+            self._judges["float64"] = _Judge(exact, method, "float64")
+        self._sessions = [
+            (runtime, dtype, session)
+            for (runtime, dtype, _), session in zip(opened, sessions, strict=True)
+            if not (self._skipped and dtype == "float64")
+        ]
         self._results: list[list[Values]] = [[] for _ in self._sessions]
+        self._put_through(self._cases)
 
-    def run(self, size: int, inputs: tuple[Input, ...] | None = None) -> None:
+    def run(self, size: int) -> None:
         """Put one more batch through the reference and through every session."""
-        case = self._case(size, inputs or self._network.signature.inputs)
-        self._cases.append(case)
-        # Undecided comparisons are counted in float64 where that runs: there their operands are known.
-        last = next(reversed(self._judges))
-        for dtype, judge in self._judges.items():
-            values, undecided = judge(case.inputs, case.target, count=dtype == last)
-            self._references[dtype].append(values)
-            if dtype == last:
-                self._undecided += undecided.tolist()
-        names = self._network.signature.attributions
-        for (_, dtype, session), results in zip(self._sessions, self._results, strict=True):
-            results.append(as_values(session(as_input(session, case.arrays(dtype)), case.target.numpy()), names))
+        self._judge([(size, self._network.signature.inputs)])
+        self._put_through(self._cases[-1:])
 
-    def _case(self, size: int, inputs: tuple[Input, ...]) -> _Case:
-        generator = torch.Generator().manual_seed(self._seed + len(self._cases))
-        done = sum(len(case.target) for case in self._cases)
-        drawn = draw(inputs, size, generator)
-        own = self._judges[self._dtype]
-        logits = torch.from_numpy(own(drawn, torch.full((size,), PREDICTED), count=False)[0].logits)
-        classes = logits.shape[1]
-        target = torch.randint(classes, (size,), generator=generator)
-        target[done % 2 :: 2] = PREDICTED  # by turns, over all batches
-        return _Case(drawn, torch.where(_near_tie(logits, self._dtype), logits.argmax(1), target), classes)
+    def _judge(self, sizes: Sequence[tuple[int, tuple[Input, ...]]]) -> None:
+        """Draw batches, and put each through the reference in the artifact's dtype; its logits choose the targets."""
+        for size, inputs in sizes:
+            generator = torch.Generator().manual_seed(self._seed + len(self._cases))
+            drawn = draw(inputs, size, generator)
+            choose = _Choice(self._dtype, sum(len(case.target) for case in self._cases), generator)
+            values = self._judges[self._dtype](drawn, choose)
+            self._cases.append(_Case(drawn, choose.target, values.logits.shape[1]))
+
+    def _put_through(self, cases: Sequence[_Case]) -> None:
+        """Put batches through the reference in float64, where it runs, and through every session."""
+
+        def judged() -> None:
+            for case in cases:
+                self._judges["float64"](case.inputs, case.target)
+
+        def answered(dtype: str, session: Session) -> list[Values]:
+            names = self._network.signature.attributions
+            return [
+                as_values(session(as_input(session, case.arrays(dtype)), case.target.numpy()), names) for case in cases
+            ]
+
+        calls = [partial(answered, dtype, session) for _, dtype, session in self._sessions]
+        judge = [judged] * ("float64" in self._judges and self._dtype != "float64")
+        for results, found in zip(self._results, together([*calls, *judge]), strict=False):
+            results += found
 
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far; sensitivities are not measured yet."""
+        # Undecided comparisons are counted in float64 where that runs: there their operands are known.
+        *_, best = self._judges.values()
         return tuple(
-            compare(runtime, dtype, results, self._references[dtype], self._undecided)
+            compare(runtime, dtype, results, self._judges[dtype].references, best.undecided)
             for (runtime, dtype, _), results in zip(self._sessions, self._results, strict=True)
         )
 
@@ -271,13 +333,13 @@ class _Trial:
         """Return how far the reference moves when a sample's input moves by rounding, or far enough for an error."""
         place = [(case, row) for case in range(len(self._cases)) for row in range(len(self._cases[case].target))]
         case, row = self._cases[place[index][0]], place[index][1]
-        expected = self._references[self._dtype][place[index][0]]
+        expected = self._judges[self._dtype].references[place[index][0]]
         chosen = int(expected.logits[row].argmax()) if case.target[row] == PREDICTED else int(case.target[row])
         generator = torch.Generator().manual_seed(index)
         furthest = 0.0
         for _ in range(NUDGES // 4):
             moved = [_nudged(x[row], NUDGE[self._dtype], generator) for x in case.inputs]
-            values, _ = self._judges[self._dtype](moved, torch.full((4,), chosen), count=False)
+            values = self._judges[self._dtype].moved(moved, torch.full((4,), chosen))
             for name, rows in values.attributions.items():
                 own = np.broadcast_to(expected.attributions[name][row], rows.shape)
                 furthest = max(furthest, *relative_l2(rows, own))
@@ -294,18 +356,18 @@ class _Trial:
             failures.append(
                 "too few samples agree outright: none in a batch, none of a named or none of a predicted class"
             )
+        tried = list(itertools.product(self._sessions, rejected, self._cases))
+        accepted = together([partial(_accepts, session, case, dtype, bad) for (_, dtype, session), bad, case in tried])
         failures += [
             f"{runtime} {dtype}: target {target} was accepted in a batch of {len(case.target)}, "
             f"but there are {case.classes} classes"
-            for runtime, dtype, session in self._sessions
-            for target in rejected
-            for case in self._cases
-            if _accepts(session, case, dtype, target)
+            for ((runtime, dtype, _), target, case), wrong in zip(tried, accepted, strict=True)
+            if wrong
         ]
         if failures:
             raise VerificationFailed("not equal to live autograd; nothing was written\n  " + "\n  ".join(failures))
         names = [given.name for given in self._network.signature.inputs]
-        *_, best = self._references.values()
+        *_, best = self._judges.values()
         return Certificate(
             reference=f"live autograd, torch {torch.__version__}, method {self._method}",
             seed=self._seed,
@@ -316,11 +378,11 @@ class _Trial:
             rejected_targets=rejected,
             zero=sum(
                 int(not any(rows[sample].any() for rows in values.attributions.values()))
-                for values in self._references[self._dtype]
+                for values in self._judges[self._dtype].references
                 for sample in range(len(values.logits))
             ),
             skipped=self._skipped,
-            digests=tuple(one for values in best for one in digests(values)),
+            digests=tuple(one for values in best.references for one in digests(values)),
             runtimes=parities,
         )
 
@@ -346,31 +408,59 @@ def _near_tie(logits: Tensor, dtype: str) -> Tensor:
     return first - second <= NEAR_TIE[dtype] * logits.abs().amax(1)
 
 
-def _sessions(
+def _in_float64(network: Network) -> tuple[Network | None, str]:
+    """Return a copy of a network, for float64, or why there is none."""
+    try:
+        return copy.deepcopy(network), ""
+    except Exception as error:  # it may hold what cannot be copied
+        return None, _no_float64(error)
+
+
+def _fault(network: Network | None, signature: Signature) -> str:
+    """Convert a network to float64, run it, and return why it does not run; empty if it does, or there is none."""
+    try:
+        if network is not None:
+            network.double()
+            with torch.no_grad():
+                network(*(_double(x) for x in draw(signature.inputs, 1, torch.Generator())))
+    except Exception as error:  # it may pin float32
+        return _no_float64(error)
+    return ""
+
+
+def _no_float64(error: Exception) -> str:
+    first = (str(error).strip() or repr(error)).splitlines()[0]
+    return f"the network does not run in float64: {first}"
+
+
+def _openers(
     files: Mapping[str, Path], lowered: nn.Module | None, signature: Signature
-) -> list[tuple[str, str, Session]]:
-    """Open (runtime, dtype, session) for every file, and those that compute the same in float64."""
+) -> list[tuple[str, str, Callable[[], Session]]]:
+    """Return (runtime, dtype, what opens a session) for every file, and those that compute the same in float64.
+
+    Those that take longest come first.
+    """
     dtype, inputs = signature.dtype, signature.inputs
-    found = []
+    found: list[tuple[str, str, Callable[[], Session]]] = []
     if "torchscript" in files:
+        opener = partial(open_session, files["torchscript"], "torchscript", inputs)
         if dtype != "float64":
-            exact = open_session(files["torchscript"], "torchscript", inputs, double=True)
-            found.append(("torchscript", "float64", exact))
-        found.append(("torchscript", dtype, open_session(files["torchscript"], "torchscript", inputs)))
+            found.append(("torchscript", "float64", partial(opener, double=True)))
+        found.append(("torchscript", dtype, opener))
     if "onnx" in files:
-        try:
-            onnx.checker.check_model(str(files["onnx"]), full_check=True)  # with strict shape inference
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ArtifactError(f"onnx.checker refuses {files['onnx'].name}: {error}") from error
         if lowered is not None:
-            found.append(("eager", "float64", module_session(copy.deepcopy(lowered).double(), inputs)))
-        found.append(("onnxruntime", dtype, _onnxruntime(files["onnx"], dtype, inputs)))
+            found.append(("eager", "float64", lambda: module_session(copy.deepcopy(lowered).double(), inputs)))
+        found.append(("onnxruntime", dtype, partial(_onnxruntime, files["onnx"], dtype, inputs)))
     return found
 
 
 def _onnxruntime(path: Path, dtype: str, inputs: Sequence[Input]) -> Session:
     try:
-        return open_session(path, "onnxruntime", inputs)
+        onnx.checker.check_model(str(path), full_check=True)  # with strict shape inference
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtifactError(f"onnx.checker refuses {path.name}: {error}") from error
+    try:
+        return open_session(path, "onnxruntime", inputs, threads=torch.get_num_threads())
     except ArtifactError as error:
         if dtype == "float32" or "NOT_IMPLEMENTED" not in str(error):
             raise
@@ -416,6 +506,11 @@ def digest(values: Any) -> list[float]:
     far another one is at least; one that differs in a single value is seen with probability 1.
     """
     flat = np.asarray(values, dtype=np.float64).ravel()
-    directions = np.random.default_rng(flat.size).standard_normal((PROJECTIONS, flat.size))
+    return [float(np.linalg.norm(flat)), *(float(value) for value in _directions(flat.size) @ flat)]
+
+
+@lru_cache(maxsize=2)  # logits and attributions by turns
+def _directions(size: int) -> Any:
+    directions = np.random.default_rng(size).standard_normal((PROJECTIONS, size))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return [float(np.linalg.norm(flat)), *(float(value) for value in directions @ flat)]
+    return directions

@@ -20,11 +20,14 @@ from exporter.errors import UnsupportedModel
 Call = tuple[float, float | None]
 """Where a call clips: (low, high); high is None where it does not."""
 
+Choose = Callable[[Tensor], Tensor]
+"""Chooses targets from the logits."""
+
 
 def live(
     model: Callable[..., Tensor],
     inputs: Tensor | Sequence[Tensor],
-    target: Tensor,
+    target: Tensor | Choose,
     method: str,
     *,
     count: bool = True,
@@ -34,7 +37,7 @@ def live(
     Args:
         model: ``model(*inputs) -> logits [N, K]``, in eval mode, of the inputs' dtype.
         inputs: Each ``[N, ...]``; one alone needs no sequence around it.
-        target: int64 ``[N]``; -1 stands for the predicted class.
+        target: int64 ``[N]``, or what chooses it from the logits; -1 stands for the predicted class.
         method: ``guided``, ``gradient`` or ``deconvnet``.
         count: Whether to count the decisions that float32 cannot make; without, all counts are 0.
 
@@ -51,7 +54,8 @@ def live(
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.enable_grad(), Rectify(method, count) as rectify:
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
-        chosen = torch.where(target == -1, logits.argmax(1), target)
+        wished = target if isinstance(target, Tensor) else target(logits.detach())
+        chosen = torch.where(wished == -1, logits.argmax(1), wished)
         score = logits[torch.arange(len(logits)), chosen].sum()
         found = torch.autograd.grad(score, wanted, allow_unused=True) if score.requires_grad else (None,)
     if all(attribution is None for attribution in found):
