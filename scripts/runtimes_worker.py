@@ -45,7 +45,6 @@ def openvino(path: str) -> Model:
     example = importlib.import_module("explain")
     core = openvino.Core()
     graph = core.read_model(path)
-    example.unshare(graph)
     request = core.compile_model(graph, "CPU", {**example.HINTS, "INFERENCE_NUM_THREADS": 1}).create_infer_request()
 
     def run(image: Any, target: Any) -> Any:

@@ -100,7 +100,8 @@ def _apart(e: Emitter, weight: Value) -> Value | str:
     OpenVINO 2026.4 takes a layer's weight and its transpose for the same thing if they have one shape and come from one
     initializer, and then computes one of them wrongly. It sees through Identity, but not through two Negs.
     """
-    if weight.ndim < 2 or weight.shape[0] != weight.shape[1] or not e.is_stored(weight):
+    # Sizes are compared of stored tensors alone: comparing one that varies would fix it at the sample's.
+    if not e.is_stored(weight) or weight.ndim < 2 or weight.shape[0] != weight.shape[1]:
         return weight
     name: str = e.op("Neg", e.op("Neg", weight))
     return name
