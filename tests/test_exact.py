@@ -156,17 +156,22 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def whole(name: str) -> tuple[nn.Module, Tensor]:
-    """Return a network with small whole weights and a batch of small whole inputs."""
-    factory, shape = NETWORKS[name]
-    generator = torch.Generator().manual_seed(len(name))
-    model = factory().eval()
+def whole_numbers(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Give a network small whole weights, and batch norms powers of four: in it float32 is exact."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator).float()
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.copy_(torch.randint(-3, 4, module.running_mean.shape, generator=generator))
             module.running_var.copy_(4.0 ** torch.randint(-1, 2, module.running_var.shape, generator=generator))
+    return model
+
+
+def whole(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a network with small whole weights and a batch of small whole inputs."""
+    factory, shape = NETWORKS[name]
+    generator = torch.Generator().manual_seed(len(name))
+    model = whole_numbers(factory().eval(), generator)
     return model, torch.randint(-2, 3, (3, *shape), generator=generator).float()
 
 

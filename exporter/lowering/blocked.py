@@ -4,7 +4,7 @@ Any other operator makes it bring a value into the ordinary layout first, so a s
 whole and a slow walk over it. A Conv of one tap per channel reads the same elements in blocks, and exactly: a product
 with 1, and no sum.
 
-Masks are not spelled so, though ``clip(2^127 y, 0, 1)`` is ``y > 0`` for numbers and keeps them in blocks too (2 % of a
+Masks are not spelled so, though ``clip(2^127 y, 0, 1)`` is ``y > 0`` for numbers and keeps them in blocks too (1 % of a
 resnet18): it turns NaN into NaN, where a rectifier passes nothing.
 """
 

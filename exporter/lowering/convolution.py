@@ -19,8 +19,8 @@ from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, us
 from exporter.rules.linear import per_axis
 from exporter.rules.table import known
 
-BLOCK = 8
-"""Channels of a block in onnxruntime's layout: a Conv with fewer outputs than that computes padding."""
+FEW = 8
+"""A Conv with fewer outputs computes mostly padding: the smallest block of onnxruntime's layout has that many."""
 
 
 @dataclass(frozen=True)
@@ -154,24 +154,26 @@ def interleave(parts: list[list[Tensor | None]], size: tuple[int, int]) -> Tenso
 
     By stacking on the last axis, then on the rows: 2.3 times as fast as DepthToSpace in onnxruntime.
     """
-    known = next(part for row in parts for part in row if part is not None)
-    full = [-(-length // count) for length, count in zip(size, (len(parts), len(parts[0])), strict=True)]
-    rows = []
-    for row in parts:
-        columns = [known.new_zeros((*known.shape[:2], *full)) if part is None else _grow(part, full) for part in row]
-        rows.append(torch.stack(columns, -1).flatten(-2) if len(columns) > 1 else columns[0])
+    rows = [torch.stack(columns, -1).flatten(-2) if len(columns) > 1 else columns[0] for columns in _alike(parts, size)]
     return _crop(torch.stack(rows, -2).flatten(-3, -2) if len(rows) > 1 else rows[0], size)
 
 
 def shuffle(parts: list[list[Tensor | None]], size: tuple[int, int]) -> Tensor:
     """Lay stride phases side by side as :func:`interleave` does, by DepthToSpace, which OpenVINO prefers."""
-    known = next(part for row in parts for part in row if part is not None)
-    full = [-(-length // count) for length, count in zip(size, (len(parts), len(parts[0])), strict=True)]
     if len(parts) != len(parts[0]):
         return interleave(parts, size)
-    zeros = known.new_zeros((*known.shape[:2], *full))
-    whole = [zeros if part is None else _grow(part, full) for row in parts for part in row]
+    whole = [part for row in _alike(parts, size) for part in row]
     return _crop(torch.pixel_shuffle(torch.stack(whole, 2).flatten(1, 2), len(parts)), size)
+
+
+def _alike(parts: list[list[Tensor | None]], size: tuple[int, int]) -> list[list[Tensor]]:
+    """Bring phases to the size of the first: at an odd size the others are one shorter; None becomes zeros."""
+    known = next(part for row in parts for part in row if part is not None)
+    full = [-(-length // count) for length, count in zip(size, (len(parts), len(parts[0])), strict=True)]
+    return [
+        [known.new_zeros((*known.shape[:2], *full)) if part is None else _grow(part, full) for part in row]
+        for row in parts
+    ]
 
 
 def _crop(whole: Tensor, size: tuple[int, int]) -> Tensor:
@@ -186,7 +188,7 @@ def _joint_phases(match: Match) -> Any:
     op = _read(match)
     if op is None or op.groups != 1 or op.dilation != [1, 1] or op.stride[0] != op.stride[1] or op.stride[0] == 1:
         return NotImplemented
-    if op.weight.shape[1] >= BLOCK or not all(isinstance(length, int) for length in op.size):
+    if op.weight.shape[1] >= FEW or not all(isinstance(length, int) for length in op.size):
         return NotImplemented
     return joint_phases(op)
 
@@ -234,7 +236,7 @@ def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution that is worth splitting: strided, and with channels to fill a block."""
     op = _read(match, node)
     channels = 0 if op is None else op.weight.shape[1] * op.groups
-    if op is None or channels < BLOCK or not all(isinstance(length, int) for length in op.size):
+    if op is None or channels < FEW or not all(isinstance(length, int) for length in op.size):
         return None
     return op if op.stride != [1, 1] and op.dilation == [1, 1] else None
 

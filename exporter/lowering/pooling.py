@@ -192,6 +192,9 @@ def _pooled_mask(match: Match, blocked: bool = False) -> Any:
 
     So a rectifier before a max-pool needs its mask at the pooled size only. Followed by ``* (g > 0)`` it is
     ``relu(pool_vjp(ct * (y > 0)))``.
+
+    With ``blocked``, only where onnxruntime computes the pool in blocks, whose taps are then read in blocks too: 1.3 %
+    less time of a resnet18 and 1 % of a vgg16, medians of interleaved runs.
     """
     product, sign = match.node.args[:2]
     sign = producer(sign, aten.gt.Scalar)
@@ -222,10 +225,5 @@ def _pooled_mask(match: Match, blocked: bool = False) -> Any:
 COMPARE_TAPS = Pass("compare taps", (aten.view.default, aten.reshape.default), _compare_taps)
 
 
-def _blocked_pool(match: Match) -> Any:
-    """The same for a pool of blocks, whose taps are read in blocks: 1.5 ms less of a resnet18's 75."""
-    return _pooled_mask(match, blocked=True)
-
-
 POOLED_MASK = Pass("pooled mask", (aten.mul.Tensor,), _pooled_mask)
-BLOCKED_POOL = Pass("blocked pool", (aten.mul.Tensor,), _blocked_pool)
+BLOCKED_POOL = Pass("blocked pool", (aten.mul.Tensor,), functools.partial(_pooled_mask, blocked=True))

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 import exporter
 from exporter.artifact import describe, write_manifest
+from exporter.sources import resolve
 from tests.examples.conftest import Once, Require
 from tests.networks import Unet
-from tests.oracle import attribute
-from tests.test_exact import Residual
+from tests.oracle import attribute, decided_images
+from tests.test_exact import Residual, whole_numbers
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 5
@@ -30,15 +32,7 @@ TARGETS = {1: ("-1", "2"), 5: ("-1", "-1,2,0,1,2")}
 
 
 def whole(model: nn.Module) -> nn.Module:
-    """Give a network small whole weights, and batch norms powers of four: in it float32 is exact."""
-    generator = torch.Generator().manual_seed(3)
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator).float()
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.copy_(torch.randint(-3, 4, module.running_mean.shape, generator=generator))
-            module.running_var.copy_(4.0 ** torch.randint(-1, 2, module.running_var.shape, generator=generator))
-    return model.eval()
+    return whole_numbers(model.eval(), torch.Generator().manual_seed(3))
 
 
 def fixed_net() -> nn.Module:
@@ -144,3 +138,29 @@ def onnxruntime_root(once: Once, require: Require) -> Path:
         return Path(os.environ["ONNXRUNTIME_ROOT"])
     require(os.environ.get("CI"), "onnxruntime for C++", "set ONNXRUNTIME_ROOT to its unpacked release archive")
     return once("onnxruntime", lambda folder: shell(f"{ROOT}/.ci/onnxruntime-root {folder} {sys.executable}", ROOT))
+
+
+class Parity:
+    """What each program must show beside live autograd, with the fixture ``program`` of its own file."""
+
+    @pytest.mark.parametrize("batch", TARGETS)
+    @pytest.mark.parametrize("method", METHODS)
+    def test_whole_numbers_agree_to_the_bit(
+        self, program: Path, arts: Path, method: str, batch: int, tmp_path: Path
+    ) -> None:
+        image = images(batch, 3, 12, 11)
+        check_bits(program, arts / method, fixed_net(), image, method, tmp_path)
+
+    @pytest.mark.parametrize("size", [(8, 8), (16, 32)])
+    def test_other_sizes_agree_to_the_bit(
+        self, program: Path, arts: Path, size: tuple[int, int], tmp_path: Path
+    ) -> None:
+        check_bits(program, arts / "dynamic", dynamic_net(), images(5, 3, *size), "guided", tmp_path)
+
+    def test_a_trained_network_agrees(self, program: Path, artifact: Path, tmp_path: Path) -> None:
+        model = resolve("cifar_resnet20").model
+        image = decided_images(model, 3, (3, 32, 32))
+        logits, expected = attribute(model, image, torch.tensor([-1, 3, 9]), "guided")
+        found = explain(program, artifact, image, "-1,3,9", tmp_path)
+        assert (found[0] - logits).norm() < 1e-5 * logits.norm()
+        assert (found[1] - expected).norm() < 1e-5 * expected.norm()

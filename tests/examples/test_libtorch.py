@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from exporter.sources import resolve
 from tests.examples import doors
 from tests.examples.conftest import Once, Require
-from tests.oracle import attribute, decided_images
 
 
 @pytest.fixture(scope="session")
@@ -34,25 +31,8 @@ def program(once: Once, require: Require) -> Path:
     return once("libtorch", build) / "checkout" / "build" / "libtorch" / "saliport_torch"
 
 
-@pytest.mark.parametrize("batch", doors.TARGETS)
-@pytest.mark.parametrize("method", doors.METHODS)
-def test_whole_numbers_agree_to_the_bit(program: Path, arts: Path, method: str, batch: int, tmp_path: Path) -> None:
-    image = doors.images(batch, 3, 12, 11)
-    doors.check_bits(program, arts / method, doors.fixed_net(), image, method, tmp_path)
-
-
-@pytest.mark.parametrize("size", [(8, 8), (16, 32)])
-def test_other_sizes_agree_to_the_bit(program: Path, arts: Path, size: tuple[int, int], tmp_path: Path) -> None:
-    doors.check_bits(program, arts / "dynamic", doors.dynamic_net(), doors.images(5, 3, *size), "guided", tmp_path)
-
-
-def test_a_trained_network_agrees(program: Path, artifact: Path, tmp_path: Path) -> None:
-    model = resolve("cifar_resnet20").model
-    image = decided_images(model, 3, (3, 32, 32))
-    logits, expected = attribute(model, image, torch.tensor([-1, 3, 9]), "guided")
-    found = doors.explain(program, artifact, image, "-1,3,9", tmp_path)
-    assert (found[0] - logits).norm() < 1e-5 * logits.norm()
-    assert (found[1] - expected).norm() < 1e-5 * expected.norm()
+class TestParity(doors.Parity):
+    """With libtorch."""
 
 
 def test_the_first_callers_do_not_wait_for_the_compiler(program: Path, artifact: Path, tmp_path: Path) -> None:

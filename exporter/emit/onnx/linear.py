@@ -95,7 +95,7 @@ def _matmul(e: Emitter, a: Value, b: Value) -> str:
 
 
 def _apart(e: Emitter, weight: Value) -> Value | str:
-    """Give a square weight to a backward pass as a value of its own; the file keeps one copy.
+    """Give a square weight that two layers may share to one of them as a value of its own; the file keeps one copy.
 
     OpenVINO 2026.4 takes a layer's weight and its transpose for the same thing if they have one shape and come from one
     initializer, and then computes one of them wrongly. It sees through Identity, but not through two Negs.
