@@ -178,7 +178,7 @@ class _Folder(nn.Module):
         super().__init__()
 
 
-def to_module(program: Program) -> nn.Module:
+def to_module(program: Program) -> fx.GraphModule:
     """Return the program as a plain module: ``forward(*inputs)`` on real tensors of the program's sizes.
 
     The module holds the tensors under their qualified names, so that its state dict reads like the

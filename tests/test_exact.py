@@ -19,7 +19,7 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.emit.onnx import translate
-from exporter.lowering import PASSES, lower
+from exporter.lowering import PASSES, TARGETS, lower
 from exporter.methods import METHODS
 from exporter.pipeline import write
 from exporter.program import to_module
@@ -205,6 +205,8 @@ def test_every_lowering_gives_the_same_numbers(name: str, target: str) -> None:
     eager = to_module(lowered)(images, wanted)
     assert torch.equal(eager[0], logits)
     assert torch.equal(eager[1], expected)
+    if target not in TARGETS:
+        return  # TorchScript's has operators that ONNX lacks, and its file is the test above
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(

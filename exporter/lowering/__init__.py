@@ -14,13 +14,14 @@ from exporter.lowering.convolution import (
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT
 from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK
 from exporter.lowering.rewrite import Pass, apply
+from exporter.lowering.torchscript import ONE_PASS_MASK, POOL_GRADIENT
 from exporter.program import Program
 
 _EVERYWHERE = (ROW_OF_WEIGHT, POOLED_MASK, POSITIVE_PART, BROADCAST, COMPARE_TAPS)
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "none": (),
-    "torchscript": (ROW_OF_WEIGHT, POSITIVE_PART, BROADCAST),
+    "torchscript": (ROW_OF_WEIGHT, ONE_PASS_MASK, POOL_GRADIENT, POSITIVE_PART, BROADCAST),
     "onnxruntime": (
         BLOCKED_POOL,
         *_EVERYWHERE,

@@ -207,6 +207,7 @@ def _torchscript(setting: Setting) -> Call:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch has frozen the format, and says so
         module = torch.jit.load(str(setting.files["torchscript"]), map_location=setting.device)
+        module = torch.jit.freeze(module)  # as examples/libtorch does
     (images, target), finish = setting.tensors, _finish(setting)
 
     def call() -> tuple[Any, Any]:

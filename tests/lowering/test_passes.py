@@ -47,6 +47,9 @@ CASES = [
     ("shuffled phases", "depthwise, relu6", {"conv_transpose2d.input": 1}, {"pixel_shuffle.default": 1}),
     ("add shuffled phases", "residual, stride 2", {"conv_transpose2d.input": 2}, {"pixel_shuffle.default": 1}),
     ("joint phases", "resnet stem", {"conv_transpose2d.input": 1}, {"conv2d.default": 1, "pixel_shuffle.default": 1}),
+    ("one-pass mask", "vgg", {"gt.Scalar": 4, "mul.Tensor": 4}, {"leaky_relu_backward.default": 2, "relu.default": 2}),
+    ("pool gradient", "vgg", {"scatter_add.default": 2}, {"max_pool2d_with_indices_backward.default": 2}),
+    ("pool gradient", "resnet stem", {"scatter_add.default": 1}, {"max_pool2d_with_indices_backward.default": 1}),
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 9, "conv2d.default": 4}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 8, "conv2d.default": 8}),
 ]
