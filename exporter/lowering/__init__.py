@@ -11,8 +11,8 @@ from exporter.lowering.convolution import (
     SHUFFLED_PHASES,
     STRIDE_PHASES,
 )
-from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT
-from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK
+from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT, SELECTED_MASK
+from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK, SELECTED_POOLED_MASK, SELECTED_TAPS
 from exporter.lowering.rewrite import Pass, apply
 from exporter.lowering.torchscript import ONE_PASS_MASK, POOL_GRADIENT
 from exporter.program import Program
@@ -30,7 +30,17 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         FOLD_SCALE,
         ADD_PHASES,
     ),
-    "openvino": (*_EVERYWHERE, FLIP_KERNEL, JOINT_PHASES, SHUFFLED_PHASES, FOLD_SCALE, ADD_SHUFFLED_PHASES),
+    "openvino": (
+        SELECTED_POOLED_MASK,
+        SELECTED_MASK,
+        SELECTED_TAPS,
+        *_EVERYWHERE,
+        FLIP_KERNEL,
+        JOINT_PHASES,
+        SHUFFLED_PHASES,
+        FOLD_SCALE,
+        ADD_SHUFFLED_PHASES,
+    ),
     "portable": (*_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
 }
 """Target -> its passes; at each operator the first that applies wins."""

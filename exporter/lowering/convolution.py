@@ -162,8 +162,8 @@ def shuffle(parts: list[list[Tensor | None]], size: tuple[int, int]) -> Tensor:
     """Lay stride phases side by side as :func:`interleave` does, by DepthToSpace, which OpenVINO prefers."""
     if len(parts) != len(parts[0]):
         return interleave(parts, size)
-    whole = [part for row in _alike(parts, size) for part in row]
-    return _crop(torch.pixel_shuffle(torch.stack(whole, 2).flatten(1, 2), len(parts)), size)
+    whole = torch.cat([part for row in _alike(parts, size) for part in row], 1)
+    return _crop(torch.pixel_shuffle(torch.channel_shuffle(whole, len(parts) ** 2), len(parts)), size)
 
 
 def _alike(parts: list[list[Tensor | None]], size: tuple[int, int]) -> list[list[Tensor]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from exporter.lowering.blocked import each_channel, is_blocked
-from exporter.lowering.convolution import interleave
+from exporter.lowering.convolution import interleave, shuffle
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.rules.linear import per_axis
 
@@ -54,13 +54,14 @@ def maxima(pool: fx.Node) -> fx.Node:
     return next(user for user in pool.users if user.args[1] == 0)
 
 
-def _compare_taps(match: Match) -> Any:
+def _compare_taps(match: Match, selected: bool = False) -> Any:
     """``scatter_add(argmax, ct) -> for each tap: ct * (tap == y)``; see :func:`compare_taps`."""
     pool = find(match.node)
     if pool is None or not _fixed(pool.node):
         return NotImplemented
     x, *settings = arguments(pool.node)
-    return compare_taps(match.value(pool.ct), match.value(maxima(pool.node)), match.value(x), *settings)
+    ct, y = match.value(pool.ct), match.value(maxima(pool.node))
+    return functools.partial(compare_taps, selected=selected)(ct, y, match.value(x), *settings)
 
 
 def _fixed(pool: fx.Node) -> bool:
@@ -80,6 +81,8 @@ def compare_taps(
     dilation: list[int] | tuple[int] = (1,),
     ceil_mode: bool = False,
     blocked: bool = False,
+    selected: bool = False,
+    positive: bool = False,
 ) -> Tensor:
     """Give each window's cotangent to its first tap that equals the maximum.
 
@@ -92,6 +95,11 @@ def compare_taps(
 
     With ``blocked``, phases are read in onnxruntime's blocked layout, and what is outside of the image is zero: that is
     for images without negative values, and cotangents that are zero where a maximum is zero.
+
+    With ``selected``, in the form that OpenVINO likes: cotangents are selected, not multiplied, and phases are laid out
+    by DepthToSpace: 4 % less time of a resnet18, medians of interleaved runs.
+
+    With ``positive``, only the positive part of the sum is returned.
 
     ct, y: [N, C, H', W']; x: [N, C, H, W]; returns [N, C, H, W].
     """
@@ -108,13 +116,17 @@ def compare_taps(
     taps = (_taps_in_blocks if blocked else _taps)(x, rows, columns, stride, y.shape[2:])
     for index, (((row, row_widths), (column, column_widths)), tap) in enumerate(zip(reads, taps, strict=True), 1):
         widths = [*column_widths, *row_widths]
-        part = left * (tap == y)
+        found = tap == y
+        part = torch.where(found, left, 0.0) if selected else left * found
         if index < len(reads):
-            left = left - part
+            left = torch.where(found, 0.0, left) if selected else left - part
         part = _pad(part, [-width for width in widths], 0)
         so_far = grid[row][column]
         grid[row][column] = part if so_far is None else so_far + part
-    return interleave(grid, size)
+    if positive and selected:  # fused with the last sum of each phase
+        return shuffle([[None if part is None else torch.relu(part) for part in parts] for parts in grid], size)
+    whole = (shuffle if selected else interleave)(grid, size)
+    return torch.relu(whole) if positive else whole
 
 
 _Read = tuple[int, tuple[int, int]]
@@ -187,7 +199,7 @@ def _every(x: Tensor, axis: int, start: int, step: int) -> Tensor:
     return x if step == 1 else aten.slice(x, axis, start, None, step)
 
 
-def _pooled_mask(match: Match, blocked: bool = False) -> Any:
+def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) -> Any:
     """``pool_vjp(ct) * (x > 0) -> pool_vjp(ct * (y > 0))``: a maximum is positive where its window's element is.
 
     So a rectifier before a max-pool needs its mask at the pooled size only. Followed by ``* (g > 0)`` it is
@@ -217,13 +229,15 @@ def _pooled_mask(match: Match, blocked: bool = False) -> Any:
     if blocked and not is_blocked(x):
         return NotImplemented
     y = match.value(maxima(pool.node))
-    compare = functools.partial(compare_taps, blocked=blocked)
-    whole = compare(match.value(pool.ct) * (y > 0), y, match.value(x), *settings)
-    return torch.relu(whole) if positive_part else whole
+    ct = torch.where(y > 0, match.value(pool.ct), 0.0) if selected else match.value(pool.ct) * (y > 0)
+    compare = functools.partial(compare_taps, blocked=blocked, selected=selected, positive=positive_part)
+    return compare(ct, y, match.value(x), *settings)
 
 
 COMPARE_TAPS = Pass("compare taps", (aten.view.default, aten.reshape.default), _compare_taps)
-
-
+SELECTED_TAPS = Pass(
+    "selected taps", (aten.view.default, aten.reshape.default), functools.partial(_compare_taps, selected=True)
+)
 POOLED_MASK = Pass("pooled mask", (aten.mul.Tensor,), _pooled_mask)
+SELECTED_POOLED_MASK = Pass("selected pooled mask", (aten.mul.Tensor,), functools.partial(_pooled_mask, selected=True))
 BLOCKED_POOL = Pass("blocked pool", (aten.mul.Tensor,), functools.partial(_pooled_mask, blocked=True))

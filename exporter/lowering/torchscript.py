@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import fx
-
+from exporter.lowering.pointwise import masked, positive_where
 from exporter.lowering.pooling import find
-from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
-from exporter.program import same_shape
+from exporter.lowering.rewrite import Match, Pass, arguments, aten
 
 KERNELS = {"aten::leaky_relu_backward", "aten::max_pool2d_with_indices_backward"}
 """The operators of a TorchScript file that have a part of a derivative in their name."""
@@ -26,32 +23,11 @@ def _one_pass_mask(match: Match) -> Any:
     The kernel takes ``g`` where ``y > 0`` and ``g * slope`` elsewhere, so NaN in ``y`` masks, as the comparison does;
     ``threshold_backward`` would let it pass.
     """
-    product, sign = arguments(match.node)[:2]
-    y = _compared(sign)
-    masked = producer(product, aten.mul.Tensor)
-    positive = masked is not None and masked.args[0] is y  # g * m * (g > 0)
-    g = product
-    if positive and masked is not None:
-        g, y = y, _compared(masked.args[1])
-    if y is None or g is y or not _of_one_dtype(g, y):
+    found = masked(match)
+    y = positive_where(found.mask) if found else None
+    if found is None or y is None or y.meta["val"].dtype != found.g.meta["val"].dtype:
         return NotImplemented
-    expand = producer(g, aten.expand.default)
-    if expand is not None and same_shape(y.meta["val"], match.node.meta["val"]):
-        g = expand.args[0]  # the kernel broadcasts
-    cotangent = match.value(g)
-    return aten.leaky_relu_backward(torch.relu(cotangent) if positive else cotangent, match.value(y), 0.0, False)
-
-
-def _compared(mask: Any) -> Any:
-    """Return what a mask ``y > 0`` compares, else None."""
-    comparison = producer(mask, aten.gt.Scalar)
-    return comparison.args[0] if comparison is not None and comparison.args[1] == 0 else None
-
-
-def _of_one_dtype(a: Any, b: Any) -> bool:
-    """Tell whether two nodes are of one floating point dtype, as the kernel needs, unlike a product with a mask."""
-    a, b = (node.meta["val"] if isinstance(node, fx.Node) else None for node in (a, b))
-    return a is not None and b is not None and a.dtype == b.dtype and a.is_floating_point()
+    return aten.leaky_relu_backward(found.cotangent(match), match.value(y), 0.0, False)
 
 
 def _pool_gradient(match: Match) -> Any:

@@ -124,6 +124,11 @@ class Emitter:
         self._scopes.append(scope_of(self.node))
         return names[0] if outputs == 1 else names
 
+    def value_of(self, node: fx.Node) -> Value:
+        """Return the value of an earlier node: what an argument was made from."""
+        value: Value = self._values[node]
+        return value
+
     def is_stored(self, x: Value) -> bool:
         """Tell whether a value is one of the program's tensors, which the file stores."""
         return x.name in self._program.tensors

@@ -79,8 +79,8 @@ def _rsqrt(e: Emitter, x: Value) -> str:
     return e.op("Reciprocal", e.op("Sqrt", x))
 
 
-@translates(aten.where.self)
-def _where(e: Emitter, condition: Value, a: Value, b: Value) -> str:
+@translates(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
+def _where(e: Emitter, condition: Value, a: Value | float, b: Value | float) -> str:
     return e.op("Where", condition, e.as_value(a, e.fake.dtype), e.as_value(b, e.fake.dtype))
 
 

@@ -181,7 +181,18 @@ def _scatter_source(e: Emitter, x: Value, dim: int, index: Value, source: Value)
 
 @translates(aten.pixel_shuffle.default)
 def _pixel_shuffle(e: Emitter, x: Value, factor: int) -> str:
+    shuffled: Any = e.node.args[0]
+    if shuffled.target is aten.channel_shuffle.default and shuffled.args[1] == factor**2:
+        return e.op("DepthToSpace", e.value_of(shuffled.args[0]), blocksize=factor, mode="DCR")
     return e.op("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+
+@translates(aten.channel_shuffle.default)
+def _channel_shuffle(e: Emitter, x: Value, groups: int) -> str:
+    batch, channels, *size = x.fake.shape
+    split = e.reshape(x, [batch, groups, channels // groups, *size])
+    axes = [0, 2, 1, *range(3, 3 + len(size))]
+    return e.reshape(e.op("Transpose", split, perm=axes), [batch, channels, *size])
 
 
 def _filled(e: Emitter, value: float) -> str:
