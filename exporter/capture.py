@@ -25,8 +25,9 @@ from torch.overrides import TorchFunctionMode
 from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel
 from exporter.network import Network, as_network, draw, evaluating
-from exporter.program import SCOPE, SOURCE, Program, uncollected
+from exporter.program import SCOPE, SOURCE, Program
 from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
+from exporter.uncollected import uncollected
 
 
 def capture(
@@ -143,8 +144,9 @@ def _export(network: Network) -> torch.export.ExportedProgram:
         for given in network.signature.inputs
     )
     try:
-        with _quiet(), _WithoutDropout():
-            exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
+        with _quiet():
+            with _WithoutDropout():
+                exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return exported.run_decompositions({})  # functional: no operator writes into a tensor
     except Exception as error:
         message = str(error)

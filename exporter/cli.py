@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +16,7 @@ from exporter import report
 from exporter.errors import SaliportError, UnsupportedModel, UsageError, VerificationFailed
 from exporter.options import METHOD_NAMES, TARGET_NAMES, Formats, NamedInput, Shape, Sizes, model_options
 from exporter.signature import FLOATS, Input
+from exporter.uncollected import uncollected
 
 if TYPE_CHECKING:
     from exporter.stages import Stages
@@ -133,9 +136,9 @@ def export_command(
     with _messages(debug), redirect_stdout(sys.stderr), _progress() as stages:  # what a network prints is no report
         if inputs and sample_shape:
             raise UsageError("--input-shape is for a network of one input; with --input each names its own shape")
-        from exporter.pipeline import export
-        from exporter.sources import resolve
-
+        with uncollected():
+            from exporter.pipeline import export
+            from exporter.sources import resolve
         with stages.stage("load model"):
             source = resolve(spec, weights=weights, sample_shape=sample_shape, seed=seed, arguments=arguments)
         artifact = export(
@@ -201,6 +204,7 @@ def verify_command(
 @contextmanager
 def _messages(debug: bool) -> Iterator[None]:
     """Turn errors into one message and an exit status; ``--debug`` lets them through."""
+    atexit.register(gc.freeze)  # else the interpreter looks through all that PyTorch left before it ends, for a second
     try:
         with _no_exits():
             yield

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ContextDecorator, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from exporter.dynamic import Dimension, implied
 from exporter.errors import UnsupportedOp
 from exporter.signature import BATCH, SIZES, TARGET
+from exporter.uncollected import uncollected
 
 SCOPE = "saliport.scope"
 """Metadata key of where in the model a node comes from: ``layer1.0.relu``, ``layer1.0.relu.vjp``."""
@@ -73,23 +73,6 @@ def place_of(node: fx.Node) -> str:
 def scope(name: str) -> Any:
     """Return a context in which every traced operator gets this scope."""
     return traceback.annotate({SCOPE: name})
-
-
-class uncollected(ContextDecorator):
-    """Keep Python's collector of cycles from running while a graph is traced: it finds nothing, and takes long.
-
-    A trace makes many objects that stay, and each full collection walks all of PyTorch's too: a quarter of the time.
-    """
-
-    def __enter__(self) -> None:
-        """Stop the collector."""
-        self._ran = gc.isenabled()
-        gc.disable()
-
-    def __exit__(self, *exception: object) -> None:
-        """Let it run again if it did."""
-        if self._ran:
-            gc.enable()
 
 
 @uncollected()

@@ -1,0 +1,55 @@
+"""The collector of cycles: off for a block, and afterwards as it was."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from exporter.pipeline import build
+from exporter.uncollected import uncollected
+
+
+def test_it_runs_again_after_an_error() -> None:
+    @uncollected()
+    def fail() -> None:
+        raise ValueError(gc.isenabled())
+
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="False"):
+        fail()
+    assert gc.isenabled()
+
+
+def test_where_it_did_not_run_it_does_not() -> None:
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_blocks_within_blocks() -> None:
+    @uncollected()
+    def inner(depth: int) -> bool:
+        return inner(depth - 1) if depth else gc.isenabled()
+
+    assert not inner(2)
+    assert gc.isenabled()
+
+
+def test_a_network_runs_with_the_collector_off_only_while_it_is_traced() -> None:
+    seen = set()
+
+    class Watched(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add((torch.compiler.is_exporting(), gc.isenabled()))
+            return super().forward(x)
+
+    build(Watched(3, 2), torch.zeros(1, 3))
+    assert seen == {(True, False), (False, True)}
+    assert gc.isenabled()
