@@ -14,8 +14,8 @@ from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.methods import METHODS
 from exporter.pipeline import write
-from scripts import runtimes
-from scripts.runtimes import OLDEST, OPSETS
+from scripts.matrix.installed import OLDEST, install, work
+from scripts.matrix.opsets import OPSETS, try_opsets, write_opsets
 from tests.examples.conftest import Once, Require
 from tests.oracle import attribute
 from tests.test_exact import whole
@@ -35,7 +35,7 @@ def packages(once: Once, require: Require):
 
     def installed(wanted: str) -> Path:
         try:
-            return once(f"onnxruntime-{wanted}", lambda folder: runtimes.install(wanted, folder))
+            return once(f"onnxruntime-{wanted}", lambda folder: install(wanted, folder))
         except subprocess.CalledProcessError:
             require(False, f"onnxruntime {wanted}", "PyPI has wheels of it for Python 3.11, and must be in reach")
             raise
@@ -48,7 +48,7 @@ def written(once: Once) -> Path:
     """Return a folder with the networks at every opset, their inputs, and what live autograd says."""
 
     def make(folder: Path) -> None:
-        expected = runtimes.write_opsets(folder / "opsets", [("cifar_resnet20", 32)])
+        expected = write_opsets(folder / "opsets", [("cifar_resnet20", 32)])
         np.savez(folder / "expected.npz", **expected)
         target = torch.tensor([-1, 2, 0])
         for name in WHOLE:
@@ -67,7 +67,7 @@ def written(once: Once) -> Path:
 def test_every_opset_that_a_version_claims_runs(wanted: str | None, packages, written: Path, tmp_path: Path) -> None:
     place = packages(wanted) if wanted else None
     with np.load(written / "expected.npz") as expected:
-        row = runtimes.try_opsets(dict(expected), written / "opsets", place)
+        row = try_opsets(dict(expected), written / "opsets", place)
     if wanted:
         assert row.version == wanted
         assert row.claims == CLAIMS[wanted]
@@ -83,7 +83,7 @@ def test_every_opset_that_a_version_claims_runs(wanted: str | None, packages, wr
         [str(written / f"{name}-{opset}.onnx"), str(written / f"{name}.npz"), str(tmp_path / f"{name}-{opset}.npz")]
         for name, opset in cases
     ]
-    answer = runtimes.work({"runtime": "onnxruntime", "explain": tasks}, place)
+    answer = work({"runtime": "onnxruntime", "explain": tasks}, place)
     assert answer["explain"] == [""] * len(tasks)
     for name, opset in cases:
         with np.load(tmp_path / f"{name}-{opset}.npz") as found, np.load(written / f"{name}-expected.npz") as expected:

@@ -16,23 +16,26 @@ from click.testing import CliRunner
 import exporter
 from exporter.sources import resolve
 from scripts import runtimes
-from scripts.runtimes import InPython, Node, NotRun, Opsets, Program, Row
+from scripts.matrix.opsets import Opsets
+from scripts.matrix.report import disagreements, document
+from scripts.matrix.runtimes import InPython, Node, Program, middle
+from scripts.matrix.trials import NotRun, Row, Trial, prepare
 from tests.examples.conftest import Once, Require
 
 ROW = Row("onnxruntime (Python)", "1.32.0", "net", 32, "guided", 2e-7, 3e-3, 4e-7, 6.0, 2.0, 50.0)
 
 
 @pytest.fixture(scope="module")
-def trial(once: Once) -> runtimes.Trial:
+def trial(once: Once) -> Trial:
     def make(folder: Path) -> None:
-        made = runtimes.prepare("cifar_resnet20", 32, "guided", folder / "trial")
+        made = prepare("cifar_resnet20", 32, "guided", folder / "trial")
         (folder / "trial.pickle").write_bytes(pickle.dumps(made))
 
     return pickle.loads((once("runtimes", make) / "trial.pickle").read_bytes())
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_a_forward_only_artifact_predicts_and_hands_the_image_back(trial: runtimes.Trial) -> None:
+def test_a_forward_only_artifact_predicts_and_hands_the_image_back(trial: Trial) -> None:
     model = resolve("cifar_resnet20").model
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for runtime in ("onnxruntime", "torchscript"):
@@ -43,21 +46,23 @@ def test_a_forward_only_artifact_predicts_and_hands_the_image_back(trial: runtim
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torchscript", "openvino"])
-def test_a_runtime_is_judged_by_live_autograd(trial: runtimes.Trial, require: Require, runtime: str) -> None:
+@pytest.mark.parametrize(
+    ("runtime", "tuned"), [("onnxruntime", False), ("torchscript", False), ("openvino", False), ("openvino", True)]
+)
+def test_a_runtime_is_judged_by_live_autograd(trial: Trial, require: Require, runtime: str, tuned: bool) -> None:
     require(importlib.util.find_spec(runtime.replace("torchscript", "torch")), runtime, f"pip install {runtime}")
     file = "model.pt" if runtime == "torchscript" else "model.onnx"
-    row = InPython(runtime, file).run(trial, rounds=2)
+    row = InPython(runtime, file, tuned=tuned).run(trial, rounds=2)
     assert row.median <= row.worst < 1e-5
     assert row.decided < 1e-5
     assert row.explained > 0
     assert row.forward > 0
     assert row.mib > 10
     wrong = dataclasses.replace(trial, expected=[1.01 * sample for sample in trial.expected])
-    assert runtimes.disagreements({"rows": [dataclasses.asdict(InPython(runtime, file).run(wrong, rounds=1))]})
+    assert disagreements({"rows": [dataclasses.asdict(InPython(runtime, file, tuned=tuned).run(wrong, rounds=1))]})
 
 
-def test_a_program_that_is_not_there_has_not_run(trial: runtimes.Trial) -> None:
+def test_a_program_that_is_not_there_has_not_run(trial: Trial) -> None:
     for runtime in (Program("onnxruntime (C++)", "libonnxruntime", None), Node(None)):
         with pytest.raises(NotRun, match=r"^not run: "):
             runtime.run(trial, 1)
@@ -76,14 +81,14 @@ def test_a_program_that_is_not_there_has_not_run(trial: runtimes.Trial) -> None:
 )
 def test_what_counts_as_wrong(change: dict, wrong: bool) -> None:
     row = dataclasses.asdict(dataclasses.replace(ROW, **change))
-    assert bool(runtimes.disagreements({"rows": [row]})) == wrong
+    assert bool(disagreements({"rows": [row]})) == wrong
 
 
 def test_a_program_s_median_is_read() -> None:
-    assert runtimes.middle("load 3.0 ms\nbatch 1, threads 1, 60 calls: p50 12.34, p90 20.00 ms") == 12.34
-    assert runtimes.middle("median 3.39 ms of 20 runs") == 3.39
+    assert middle("load 3.0 ms\nbatch 1, threads 1, 60 calls: p50 12.34, p90 20.00 ms") == 12.34
+    assert middle("median 3.39 ms of 20 runs") == 3.39
     with pytest.raises(NotRun, match="printed no median"):
-        runtimes.middle("fast")
+        middle("fast")
 
 
 def test_the_page_is_written_from_what_is_known(tmp_path: Path) -> None:
@@ -121,5 +126,5 @@ def test_the_page_is_written_from_what_is_known(tmp_path: Path) -> None:
 def test_the_shipped_page_is_the_shipped_results() -> None:
     docs = Path(__file__).parents[2] / "docs"
     found = runtimes.read(docs / "runtimes.json")
-    assert (docs / "runtimes.md").read_text() == runtimes.document(found)
-    assert not runtimes.disagreements(found)
+    assert (docs / "runtimes.md").read_text() == document(found)
+    assert not disagreements(found)

@@ -41,7 +41,7 @@ def openvino(path: str) -> Model:
     """Compile an ONNX file with OpenVINO, as the example does, one thread."""
     import openvino
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "openvino"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "openvino"))
     example = importlib.import_module("explain")
     core = openvino.Core()
     graph = core.read_model(path)
@@ -60,6 +60,8 @@ def torchscript(path: str) -> Model:
 
     torch.set_num_threads(1)
     module = torch.jit.load(path)
+    if getattr(module, "training", None) is not None:  # a frozen one has none
+        module = torch.jit.freeze(module.eval())
 
     def run(image: Any, target: Any) -> Any:
         with torch.no_grad():
