@@ -52,7 +52,7 @@ def live(
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    with torch.enable_grad(), Rectify(method, count) as rectify:
+    with torch.enable_grad(), Throughout(wanted[0].dtype), Rectify(method, count) as rectify:
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
         chosen = torch.where(wished == -1, logits.argmax(1), wished)
@@ -67,8 +67,43 @@ def live(
         torch.zeros_like(leaf) if attribution is None else attribution
         for leaf, attribution in zip(wanted, found, strict=True)
     )
-    undecided = sum(rectify.undecided, torch.zeros(len(given[0]), dtype=torch.int64))
+    undecided = torch.zeros(len(given[0]), dtype=torch.int64)
+    for found_undecided in rectify.undecided:
+        undecided += _by_sample(found_undecided, len(undecided))
     return logits.detach(), attributions, undecided
+
+
+def _by_sample(counts: Tensor, batch: int) -> Tensor:
+    """Share counts along a first axis among samples: a sample's windows lie together; what no sample owns is all's."""
+    if len(counts) % batch:
+        return counts.sum().expand(batch)
+    return counts.reshape(batch, -1).sum(1)
+
+
+class Throughout(TorchFunctionMode):
+    """Lets a network compute in float64 throughout: where it casts what is float64 to float32, it stays as it is.
+
+    A program has no such cast, for its network was captured in float32. So the judge must not round there either.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Take over casts until the context ends; in another dtype there is nothing to do."""
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a call, with this dtype where it names float32."""
+        kwargs = kwargs or {}
+        if not (args and isinstance(args[0], Tensor) and args[0].dtype == self._dtype == torch.float64):
+            return func(*args, **kwargs)
+        if func is Tensor.float:
+            return args[0]
+        wider = {torch.float32: torch.float64}
+        args = tuple(wider.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
+        kwargs = {key: wider.get(one, one) if isinstance(one, torch.dtype) else one for key, one in kwargs.items()}
+        return func(*args, **kwargs)
 
 
 def _name(model: Any) -> str:
@@ -108,8 +143,8 @@ class Rectify(TorchFunctionMode):
 
 
 def _undecided(x: Tensor, ceiling: float | None) -> Tensor:
-    """Count, per sample, the inputs within rounding of a threshold. An exact zero is decided."""
-    flat = x.reshape(len(x), -1)
+    """Count, along the first axis, the inputs within rounding of a threshold. An exact zero is decided."""
+    flat = x.reshape(len(x) if x.ndim else 1, -1)
     margin = _margin(flat)
     near = (flat.abs() <= margin) & (flat != 0)
     if ceiling is not None:
@@ -125,7 +160,7 @@ def _rivals(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Count, per sample, the windows whose two largest values are within rounding of each other, yet differ."""
+    """Count, along the first axis, windows whose two largest values are within rounding of each other, yet differ."""
     x = x.detach()
     kernel, steps, pad, spread = (
         value if isinstance(value, (tuple, list)) else (value, value)

@@ -294,6 +294,20 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.matmul.default, (tensor(5), tensor(5))),
     (aten.matmul.default, (tensor(6), tensor(6, 4))),
     (aten.matmul.default, (tensor(4, 6), tensor(6))),
+    (aten.softmax.int, (tensor(4, 6), 1)),
+    (aten.softmax.int, (tensor(4, 6), 1, torch.float64)),
+    (aten.softmax.int, (tensor(4, 6), 1, torch.float32)),
+    (aten.log_softmax.int, (tensor(4, 6), -1)),
+    (aten.log_softmax.int, (tensor(4, 6), -1, torch.float64)),
+    (aten.div.Tensor_mode, (tensor(4, 6), tensor(6)), {"rounding_mode": None}),
+    (aten.div.Tensor_mode, (tensor(4, 6), tensor(6)), {"rounding_mode": "floor"}),
+    (aten.div.Tensor_mode, (tensor(4, 6), tensor(6)), {"rounding_mode": "trunc"}),
+    (aten.div.Tensor_mode, (torch.arange(-6, 6), torch.tensor([-4])), {"rounding_mode": "trunc"}),
+    (aten.div.Scalar_mode, (tensor(4, 6), -0.7), {"rounding_mode": "trunc"}),
+    (aten.div.Scalar_mode, (torch.arange(-6, 6), -4), {"rounding_mode": "floor"}),
+    (aten.meshgrid.default, ([torch.arange(3), torch.arange(4)],)),
+    (aten.meshgrid.indexing, ([torch.arange(3), torch.arange(4), torch.arange(2)],), {"indexing": "xy"}),
+    (aten.meshgrid.indexing, ([tensor(3)],), {"indexing": "xy"}),
 ]
 
 

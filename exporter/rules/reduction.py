@@ -111,9 +111,10 @@ def vector_norm(
 
 
 @vjp(aten.cumsum.default)
-def cumsum(ct: Tensor, y: Tensor, x: Tensor, dim: int) -> Tensor:
+def cumsum(ct: Tensor, y: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """The sum of the cotangents from each position on."""
-    return ct.flip(dim).cumsum(dim).flip(dim)
+    found = ct.flip(dim).cumsum(dim).flip(dim)
+    return found if found.dtype == x.dtype else found.type_as(x)
 
 
 # -- softmax --------------------------------------------------------------------------------------------------

@@ -34,3 +34,14 @@ def _to_copy(x: Tensor, *, dtype: torch.dtype | None = None, **kwargs: Any) -> T
 @spelling(aten.type_as.default)
 def _type_as(x: Tensor, other: Tensor) -> Tensor:
     return x if x.dtype == other.dtype else aten.type_as(x, other.detach())
+
+
+@spelling(aten.softmax.int)
+def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """As above: the dtype that the values have already is none to convert to."""
+    return aten.softmax(x, dim, None if dtype == x.dtype else dtype)
+
+
+@spelling(aten.log_softmax.int)
+def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    return aten.log_softmax(x, dim, None if dtype == x.dtype else dtype)

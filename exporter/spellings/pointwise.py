@@ -101,3 +101,15 @@ def _filler(x: Tensor, value: Number) -> Tensor:
 @spelling(aten.masked_fill.Tensor)
 def _masked_fill(x: Tensor, mask: Tensor, value: Tensor) -> Tensor:
     return torch.where(mask, value.type_as(x) if value.dtype != x.dtype else value, x)
+
+
+@spelling(aten.div.Tensor_mode, aten.div.Scalar_mode)
+def _div_mode(a: Tensor, b: Tensor | Number, *, rounding_mode: str | None) -> Tensor:
+    """Rounded, its derivative is zero."""
+    if rounding_mode is None:
+        return a / b
+    a, b = (value.detach() if isinstance(value, Tensor) else value for value in (a, b))
+    if rounding_mode == "floor":
+        return aten.floor_divide(a, b)
+    towards = a.sign() * (b.sign() if isinstance(b, Tensor) else (b > 0) - (b < 0))
+    return aten.floor_divide(a.abs(), abs(b)) * towards

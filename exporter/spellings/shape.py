@@ -99,3 +99,15 @@ def _channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Channel ``j`` of group ``i`` becomes channel ``i`` of group ``j``."""
     apart = x.reshape([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
     return apart.transpose(1, 2).reshape(x.shape)
+
+
+@spelling(aten.meshgrid.default, aten.meshgrid.indexing)
+def _meshgrid(axes: list[Tensor], indexing: str = "ij") -> list[Tensor]:
+    """Each axis, expanded over the others; ``xy`` exchanges the first two."""
+    order = list(range(len(axes)))
+    if indexing == "xy" and len(axes) > 1:
+        order[:2] = [1, 0]
+    size = [axes[place].numel() for place in order]
+    return [
+        axis.reshape([-1 if other == place else 1 for other in order]).expand(size) for place, axis in enumerate(axes)
+    ]

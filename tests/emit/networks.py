@@ -291,6 +291,17 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "constants of a square": lambda: lambda x: x[:, :, :5] * torch.eye(5) + x[:, :, 1:] * torch.eye(5, 5) * 2,
     "constants with a step": lambda: lambda x: x * torch.arange(0, 10, 2) + x * (torch.arange(-2, 3) // 2),
     "floor division": lambda: lambda x: x * (x.detach() // 0.7),
+    "division with a rounding mode": lambda: (
+        lambda x: x * torch.div(x, 0.7, rounding_mode="floor") + torch.div(x, -0.7, rounding_mode="trunc") * x
+    ),
+    "whole numbers divided": lambda: (
+        lambda x: x * torch.div(torch.arange(-2, 3), torch.tensor([2, -2, 2, -2, 2]), rounding_mode="trunc") + x
+    ),
+    "meshgrid": lambda: (
+        lambda x: x * (grids := torch.meshgrid(torch.arange(6), torch.arange(5), indexing="ij"))[0] + x * grids[1]
+    ),
+    "meshgrid xy": lambda: lambda x: x * torch.meshgrid(torch.arange(5), torch.arange(6), indexing="xy")[0],
+    "cumsum of a mask": lambda: lambda x: x * (x > 0).cumsum(2, dtype=torch.float32),
     "pad": lambda: lambda x: F.pad(x, (1, 2, 0, 1)),
     "pad a value": lambda: lambda x: F.pad(x, (0, 0, 0, 0, 1, 0), value=0.5),
     "pad and crop": lambda: lambda x: F.pad(x, (-1, 1, 2, -2)),

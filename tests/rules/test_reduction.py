@@ -45,6 +45,7 @@ CASES = [
     case(aten.linalg_vector_norm.default, nonzero(2, 3), exact=False),
     case(aten.cumsum.default, real(2, 3, 4), 1),
     case(aten.cumsum.default, positive(2, 3), -1),
+    case(aten.cumsum.default, real(2, 3), 1, dtype=torch.float64),
 ]
 
 

@@ -72,8 +72,8 @@ def _std(e: Emitter, x: Value, dim: Sequence[int], correction: float = 1, keepdi
 
 
 @translates(aten.cumsum.default)
-def _cumsum(e: Emitter, x: Value, dim: int) -> str:
-    return e.op("CumSum", x, e.constant(dim % x.ndim))
+def _cumsum(e: Emitter, x: Value, dim: int, dtype: Any = None) -> str:
+    return e.op("CumSum", e.as_value(x, e.fake.dtype), e.constant(dim % x.ndim))
 
 
 @translates(aten.softmax.int, aten._softmax.default)

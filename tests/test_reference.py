@@ -1,0 +1,61 @@
+"""``exporter/reference.py``: what the judge does with networks that cast, and with rectifiers of what is no batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import exporter
+from exporter.reference import live
+
+
+class Casting(nn.Module):
+    """Computes in float32 whatever it is given, as many a normalisation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = x * x.float().square().mean(1, keepdim=True).rsqrt().type_as(x)
+        x = x + F.softmax(x, 1, dtype=torch.float32).to(x.dtype) + x.to(torch.float32).exp().type_as(x)
+        return self.last(x)
+
+
+def test_in_float64_a_network_does_not_round_where_it_casts(tmp_path: Path) -> None:
+    model = Casting().eval()
+    artifact = exporter.export(model, (6,), tmp_path / "a", formats=["torchscript"])
+    (double,) = [runtime for runtime in artifact.manifest["parity"]["runtimes"] if runtime["dtype"] == "float64"]
+    assert double["relative_l2"]["worst"] < 1e-13
+    images, target = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, -1])
+    cast, _, _ = live(model.double(), images, target, "guided")
+    assert not torch.equal(cast, model(images))  # on its own it rounds
+    torch.testing.assert_close(cast, model(images).double(), rtol=1e-5, atol=1e-5)
+
+
+class Table(nn.Module):
+    """Adds what a rectifier makes of a table that is as long as no batch, and folds halves into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.full((7, 2), 1e-9) * torch.tensor([1.0, 1e9]))
+        self.last = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves = x.reshape(-1, 4).relu().reshape(-1, 8)
+        return self.last(self.table.relu().sum(1) + halves[:, :7])
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_every_sample_has_the_decisions_of_what_no_sample_owns(batch: int, tmp_path: Path) -> None:
+    model = Table().eval()
+    images = torch.ones(batch, 8)
+    images[1, 6] = 1e-9
+    _, _, undecided = live(model, images, torch.zeros(batch, dtype=torch.int64), "guided")
+    assert undecided.tolist() == [7, 8, 7][:batch]
+    exporter.export(model, (8,), tmp_path / "a")
