@@ -108,7 +108,7 @@ def _div_mode(a: Tensor, b: Tensor | Number, *, rounding_mode: str | None) -> Te
     """Rounded, its derivative is zero."""
     if rounding_mode is None:
         return a / b
-    a, b = (value.detach() if isinstance(value, Tensor) else value for value in (a, b))
+    a, b = a.detach(), b.detach() if isinstance(b, Tensor) else b
     if rounding_mode == "floor":
         return aten.floor_divide(a, b)
     towards = a.sign() * (b.sign() if isinstance(b, Tensor) else (b > 0) - (b < 0))
