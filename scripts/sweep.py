@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import shlex
 import statistics
@@ -229,7 +230,8 @@ def _work(network: Network, gib: int, sender: Connection) -> None:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
+    text = re.sub(r"[^\s(]*/site-packages/", "", str(error))  # where packages lie is nobody's business
+    lines = text.strip().splitlines() or [""]
     return f"{type(error).__name__}: {' '.join(line.strip() for line in lines[:2])}"
 
 
