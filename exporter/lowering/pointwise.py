@@ -60,7 +60,7 @@ def masked(match: Match) -> Masked | None:
         product, mask = arguments(inner)[:2]
         if not _is_mask(mask):
             return None
-    if not isinstance(product, fx.Node):
+    if not isinstance(product, fx.Node) or not isinstance(product.meta["val"], Tensor):
         return None
     expand = producer(product, aten.expand.default)
     if expand is not None and same_shape(mask.meta["val"], match.node.meta["val"]):
@@ -75,7 +75,8 @@ def positive_where(mask: Any) -> Any:
 
 
 def _is_mask(node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.meta["val"].dtype == torch.bool
+    value = node.meta["val"] if isinstance(node, fx.Node) else None
+    return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
 def _selected_mask(match: Match) -> Any:
