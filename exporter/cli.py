@@ -182,8 +182,9 @@ def verify_command(
     with _messages(debug), redirect_stdout(sys.stderr), _progress() as stages:
         if spec is None and (weights, arguments, seed) != (None, None, None):
             raise UsageError("--weights, --model-args and --seed need --model, the network that they are for")
-        from exporter import audit
-        from exporter.artifact import Artifact
+        with uncollected():
+            from exporter import audit
+            from exporter.artifact import Artifact
 
         found: Any
         if spec is None:

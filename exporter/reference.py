@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def live(
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    with torch.enable_grad(), Throughout(wanted[0].dtype), Rectify(method, count) as rectify:
+    throughout = Throughout() if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
+    with torch.enable_grad(), throughout, Rectify(method, count) as rectify:
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
         chosen = torch.where(wished == -1, logits.argmax(1), wished)
@@ -67,9 +69,8 @@ def live(
         torch.zeros_like(leaf) if attribution is None else attribution
         for leaf, attribution in zip(wanted, found, strict=True)
     )
-    undecided = torch.zeros(len(given[0]), dtype=torch.int64)
-    for found_undecided in rectify.undecided:
-        undecided += _by_sample(found_undecided, len(undecided))
+    batch = len(given[0])
+    undecided = sum((_by_sample(counts, batch) for counts in rectify.undecided), torch.zeros(batch, dtype=torch.int64))
     return logits.detach(), attributions, undecided
 
 
@@ -86,17 +87,12 @@ class Throughout(TorchFunctionMode):
     A program has no such cast, for its network was captured in float32. So the judge must not round there either.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        """Take over casts until the context ends; in another dtype there is nothing to do."""
-        super().__init__()
-        self._dtype = dtype
-
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a call, with this dtype where it names float32."""
+        """Run a call, of a float64 tensor with that dtype where it names float32."""
         kwargs = kwargs or {}
-        if not (args and isinstance(args[0], Tensor) and args[0].dtype == self._dtype == torch.float64):
+        if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
             return func(*args, **kwargs)
         if func is Tensor.float:
             return args[0]

@@ -17,13 +17,15 @@ from exporter.lowering.rewrite import Pass, apply
 from exporter.lowering.torchscript import ONE_PASS_MASK, POOL_GRADIENT
 from exporter.program import Program
 
-_EVERYWHERE = (ROW_OF_WEIGHT, POOLED_MASK, POSITIVE_PART, BROADCAST, COMPARE_TAPS)
+_EVERYWHERE = (ROW_OF_WEIGHT, POSITIVE_PART, BROADCAST)
+_POOLS = (POOLED_MASK, COMPARE_TAPS)
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "none": (),
-    "torchscript": (ROW_OF_WEIGHT, ONE_PASS_MASK, POOL_GRADIENT, POSITIVE_PART, BROADCAST),
+    "torchscript": (ONE_PASS_MASK, POOL_GRADIENT, *_EVERYWHERE),
     "onnxruntime": (
         BLOCKED_POOL,
+        *_POOLS,
         *_EVERYWHERE,
         FLIP_KERNEL,
         STRIDE_PHASES,
@@ -41,7 +43,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         FOLD_SCALE,
         ADD_SHUFFLED_PHASES,
     ),
-    "portable": (*_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
+    "portable": (*_POOLS, *_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
 }
 """Target -> its passes; at each operator the first that applies wins."""
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from exporter.lowering.blocked import each_channel, is_blocked
 from exporter.lowering.convolution import interleave, shuffle
+from exporter.lowering.pointwise import masked, positive_where
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.rules.linear import per_axis
 
@@ -208,29 +209,16 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
     With ``blocked``, only where onnxruntime computes the pool in blocks, whose taps are then read in blocks too: 1.3 %
     less time of a resnet18 and 1 % of a vgg16, medians of interleaved runs.
     """
-    product, sign = match.node.args[:2]
-    sign = producer(sign, aten.gt.Scalar)
-    if sign is None or sign.args[1] != 0:
-        return NotImplemented
-    g, positive_part = product, False
-    masked = producer(product, aten.mul.Tensor)
-    if masked is not None and masked.args[0] is sign.args[0]:
-        g, sign, positive_part = masked.args[0], producer(masked.args[1], aten.gt.Scalar), True
-    pool = find(g)
-    if (
-        pool is None
-        or sign is None
-        or sign.args[1] != 0
-        or sign.args[0] is not pool.node.args[0]
-        or not _fixed(pool.node)
-    ):
+    found = masked(match)
+    pool = find(found.g) if found else None
+    if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0] or not _fixed(pool.node):
         return NotImplemented
     x, *settings = arguments(pool.node)
     if blocked and not is_blocked(x):
         return NotImplemented
     y = match.value(maxima(pool.node))
     ct = torch.where(y > 0, match.value(pool.ct), 0.0) if selected else match.value(pool.ct) * (y > 0)
-    compare = functools.partial(compare_taps, blocked=blocked, selected=selected, positive=positive_part)
+    compare = functools.partial(compare_taps, blocked=blocked, selected=selected, positive=found.positive)
     return compare(ct, y, match.value(x), *settings)
 
 

@@ -12,7 +12,7 @@ from scripts.matrix.trials import METHODS, TOLERANCE, Row
 
 def line(row: Row) -> str:
     """Say what came of one run."""
-    head = f"{row.runtime} {row.version}".ljust(36) + f"{row.model} {row.image} {row.method}".ljust(34)
+    head = f"{row.runtime} {row.version}".ljust(56) + f"{row.model} {row.image} {row.method}".ljust(34)
     if row.reason:
         return head + row.reason[:120]
     ratio = (
