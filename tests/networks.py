@@ -69,7 +69,7 @@ class Sliced(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
         x = F.pad(x[:, :, ::2, 1::2] + F.avg_pool2d(x, 2), (1, 2, 2, 1), mode="reflect")
-        x = torch.cat([x[:, :, 1:], x[:, :, :1]], 2).roll(1, 3)
+        x = torch.cat([x[:, :, 1:], x[:, :, :1]], 2).roll((1, 9), (3, 2))
         return self.head((x * x[:, :, -1:]).mean((2, 3)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exporter.lowering.blocked import ADDED_MASK
 from exporter.lowering.convolution import (
     ADD_PHASES,
     ADD_SHUFFLED_PHASES,
@@ -26,6 +27,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": (
         BLOCKED_POOL,
         *_POOLS,
+        ADDED_MASK,
         *_EVERYWHERE,
         FLIP_KERNEL,
         STRIDE_PHASES,

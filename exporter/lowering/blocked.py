@@ -4,8 +4,8 @@ Any other operator makes it bring a value into the ordinary layout first, so a s
 whole and a slow walk over it. A Conv of one tap per channel reads the same elements in blocks, and exactly: a product
 with 1, and no sum.
 
-Masks are not spelled so, though ``clip(2^127 y, 0, 1)`` is ``y > 0`` for numbers and keeps them in blocks too (1 % of a
-resnet18): it turns NaN into NaN, where a rectifier passes nothing.
+A comparison is not among them. ``clip(2^127 y, 0, 1)`` is ``y > 0`` for numbers and stays in blocks, but it turns NaN
+into NaN, where a rectifier passes nothing: so masks are compared in the ordinary layout, and only applied in blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from exporter.lowering.rewrite import arguments, aten
+from exporter.lowering.pointwise import masked
+from exporter.lowering.rewrite import Match, Pass, arguments, aten
+from exporter.program import scope_of
 
 BLOCK = 16
 """Channels of a block on a processor with AVX-512; 8 with AVX2 or NEON."""
@@ -27,7 +29,7 @@ _KEEPING = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.a
 def is_blocked(node: Any) -> bool:
     """Tell whether onnxruntime computes a value in blocks: where the channels fill them, and Convs are at its start."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1] % BLOCK:
+    if not _fills_blocks(value):
         return False
     if node.target == aten.conv2d.default:
         groups = arguments(node)[6] if len(node.args) > 6 else 1
@@ -36,7 +38,41 @@ def is_blocked(node: Any) -> bool:
     return node.target in _KEEPING and all(map(is_blocked, images))
 
 
+def _fills_blocks(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] % BLOCK == 0
+
+
 def each_channel(x: Tensor, stride: list[int]) -> Tensor:
     """``x[:, :, ::s, ::t]`` by a Conv of one tap per channel, which pads where its input was padded with zeros."""
     channels = x.shape[1]
     return torch.conv2d(x, x.new_ones((channels, 1, 1, 1)), None, stride, [0, 0], [1, 1], channels)
+
+
+def _added_mask(match: Match) -> Any:
+    """``relu(g) * m -> relu(g + (M m - M))`` with the largest float ``M``, where a Conv of stride 1 computes ``g``.
+
+    The sum and the ReLU are then part of that Conv, and ``g`` is never brought into the ordinary layout; what ``m`` is
+    scaled by is a Conv of one tap per channel, which writes blocks. Exact for finite ``g``: ``M - M`` is zero, and
+    ``g - M`` is not positive. 3 % less time of a mobilenet_v2, 0.5 % of a resnet50 or vgg16, medians of interleaved runs.
+    """
+    found = masked(match) if scope_of(match.node).endswith(".vjp") else None
+    if found is None or not found.positive or not _becomes_blocked(found.g):
+        return NotImplemented
+    value = match.value(found.mask).to(torch.float32)
+    channels, most = value.shape[1], torch.finfo(torch.float32).max
+    scale, shift = value.new_full((channels, 1, 1, 1), most), value.new_full((channels,), -most)
+    return torch.relu(match.value(found.g) + torch.conv2d(value, scale, shift, groups=channels))
+
+
+def _becomes_blocked(node: fx.Node) -> bool:
+    """Tell whether a cotangent is an input gradient that onnxruntime computes in blocks, and only the mask reads it."""
+    if node.target != aten.conv_transpose2d.input or len(node.users) != 2:  # the product, and the comparison
+        return False
+    value, given = node.meta["val"], arguments(node)
+    if not _fills_blocks(value) or value.dtype != torch.float32:
+        return False
+    stride, groups = given[3] if len(given) > 3 else [1], given[6] if len(given) > 6 else 1
+    return set(stride) == {1} and groups in (1, value.shape[1])
+
+
+ADDED_MASK = Pass("added mask", (aten.mul.Tensor,), _added_mask)

@@ -254,6 +254,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "split unused": lambda: lambda x: x.split([1, 0, 2], 1)[2] * x.chunk(3, 1)[1] + x.tensor_split(3, 1)[0],
     "unbind": lambda: lambda x: _mixed(x.unbind(1)) + x.unbind(2)[-1][:, :1],
     "flip roll": lambda: lambda x: x.flip(1, -1) * x.roll((1, -2), (2, 3)) + x.roll(1, 2),
+    "roll by more than the size": lambda: lambda x: x.roll((1, 13), (2, -1)) * x.roll(-17, 2) + x.roll((3, 5), (3, 3)),
     "triangles": lambda: lambda x: x.tril() + x.triu(1).sin(),
     "repeat": lambda: lambda x: x.repeat(1, 2, 1, 3) * x.tile(2, 1, 3) + x.repeat_interleave(2, 1).repeat(1, 1, 1, 3),
     "repeat of weights": lambda: Times(lambda x, w: torch.cat([x, w.repeat(x.shape[0], 1, 1, 1)], 1), 2, 6, 5),

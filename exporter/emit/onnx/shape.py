@@ -99,7 +99,7 @@ translates(aten.triu.default)(_triangle(True))
 def _roll(e: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> str:
     rolled: Value | str = x
     for shift, dim in zip(shifts, dims, strict=True):
-        start, axis = e.constant([-shift]), e.constant([dim])  # a negative one counts from the end
+        start, axis = e.shape([-shift % x.shape[dim]]), e.constant([dim])  # a Slice does not wrap, it stops at the end
         parts = (start, e.constant([INT64_MAX])), (e.constant([0]), start)
         rolled = e.op("Concat", *(e.op("Slice", rolled, *bounds, axis) for bounds in parts), axis=dim)
     assert isinstance(rolled, str)
