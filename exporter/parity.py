@@ -29,6 +29,14 @@ AGREEING = {"float16": 0.0, "float32": 0.25, "float64": 0.25}
 """Share of the samples that must agree, whatever the bounds of single samples are."""
 
 
+LEAST = float(np.finfo(np.float64).eps) / TOLERANCE["float64"]
+"""What an attribution's norm counts as at least, as a share of the largest sample's.
+
+Where an attribution is zero because terms cancel, the order of summation decides between zero and what rounding leaves.
+That is float64's epsilon of the terms: agreement, and not infinitely wrong.
+"""
+
+
 class Values(NamedTuple):
     """What a runtime or the reference returned for a batch.
 
@@ -139,9 +147,13 @@ def compare(
     max_abs: list[float] = []
     logits: list[float] = []
     worst: list[str] = []
+    least = least_norms(references)
     for result, reference in zip(results, references, strict=True):
         logits += relative_l2(result.logits, reference.logits)
-        errors = {name: relative_l2(result.attributions[name], rows) for name, rows in reference.attributions.items()}
+        errors = {
+            name: relative_l2(result.attributions[name], rows, least[name])
+            for name, rows in reference.attributions.items()
+        }
         for sample in range(len(reference.logits)):
             name = max(errors, key=lambda name: np.nan_to_num(errors[name][sample], nan=np.inf))
             found, expected = result.attributions[name][sample], reference.attributions[name][sample]
@@ -160,6 +172,14 @@ def compare(
     )
 
 
+def least_norms(references: Sequence[Values]) -> dict[str, float]:
+    """Return what each attribution's norm counts as at least; see :data:`LEAST`."""
+    return {
+        name: LEAST * max(norm for one in references for norm in _norms(one.attributions[name]))
+        for name in references[0].attributions
+    }
+
+
 def _distance(result: Values, reference: Values, sample: int) -> list[float]:
     return [
         float(np.abs(result.attributions[name][sample].astype(np.float64) - rows[sample]).max())
@@ -174,13 +194,21 @@ def _worst(name: str, found: NDArray[np.floating], expected: NDArray[np.floating
     return f"{where}: {found[place]:.6g}, should be {expected[place]:.6g}"
 
 
-def relative_l2(values: NDArray[np.floating], expected: NDArray[np.floating]) -> list[float]:
-    """Return ``|values - expected| / |expected|`` of each sample; 0 where both are zero throughout."""
+def relative_l2(values: NDArray[np.floating], expected: NDArray[np.floating], least: float = 0.0) -> list[float]:
+    """Return ``|values - expected| / |expected|`` of each sample; 0 where both are zero throughout.
+
+    A norm counts as ``least`` where it is smaller.
+    """
     errors = []
-    for value, reference in zip(values.astype(np.float64), expected.astype(np.float64), strict=True):
-        difference, norm = float(np.linalg.norm(value - reference)), float(np.linalg.norm(reference))
+    for value, own, reference in zip(values.astype(np.float64), _norms(expected), expected, strict=True):
+        difference, norm = float(np.linalg.norm(value - reference)), max(own, least)
         errors.append(difference / norm if norm else (0.0 if difference == 0 else float("inf")))
     return errors
+
+
+def _norms(rows: NDArray[np.floating]) -> list[float]:
+    """Return the Euclidean norm of each sample."""
+    return [float(np.linalg.norm(row)) for row in rows.astype(np.float64)]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

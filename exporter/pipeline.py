@@ -207,7 +207,8 @@ def write(
         emit_torchscript.emit(lowered, path)
     else:
         lowered = lower(explicit, optimize_for)
-        emit_onnx.emit(lowered, path, (LOGITS, *attribution_names(explicit)), opset)
+        names = (LOGITS, *attribution_names(explicit))
+        emit_onnx.emit(lowered, path, names, opset, early_masks=optimize_for == "onnxruntime")
     return lowered
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, UsageError, VerificationFailed
 from exporter.network import Network, draw, evaluating
-from exporter.parity import AGREEING, SLACK, Parity, Values, compare, relative_l2
+from exporter.parity import AGREEING, SLACK, Parity, Values, compare, least_norms, relative_l2
 from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED, Explanation, Session, module_session, open_session
 from exporter.signature import BATCH, Input, Signature
@@ -336,13 +336,14 @@ class _Trial:
         expected = self._judges[self._dtype].references[place[index][0]]
         chosen = int(expected.logits[row].argmax()) if case.target[row] == PREDICTED else int(case.target[row])
         generator = torch.Generator().manual_seed(index)
+        least = least_norms(self._judges[self._dtype].references)
         furthest = 0.0
         for _ in range(NUDGES // 4):
             moved = [_nudged(x[row], NUDGE[self._dtype], generator) for x in case.inputs]
             values = self._judges[self._dtype].moved(moved, torch.full((4,), chosen))
             for name, rows in values.attributions.items():
                 own = np.broadcast_to(expected.attributions[name][row], rows.shape)
-                furthest = max(furthest, *relative_l2(rows, own))
+                furthest = max(furthest, *relative_l2(rows, own, least[name]))
             if SLACK * furthest >= error:
                 break
         return furthest

@@ -67,7 +67,8 @@ def main(count: int, jobs: int, seed: int, state: Path) -> None:
             distinct.update(one["digests"])
             progress.update(task, completed=min(count, len(distinct)), note=f"{failed(done)} failures")
             if one["failure"]:
-                console.print(f"seed {one['seed']}: {one['failure']}", markup=False, highlight=False, soft_wrap=True)
+                text = f"seed {one['seed']}: {one['failure']}"  # a program: "[1]" is no markup, and ":-1:" no emoji
+                console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
             if not console.is_terminal and len(done) % CHUNKS_OF_A_WORKER == 0:
                 console.print(f"{len(distinct)} of {count} networks, {failed(done)} failures", highlight=False)
     report(done, len(distinct))

@@ -64,6 +64,8 @@ def _laid_out(module: fx.GraphModule) -> nn.Module:
     for node in graph.nodes:
         if node.target is aten.view and convolutions:
             node.target = aten.reshape
+        if node.target is aten.contiguous and convolutions and not node.kwargs and node.meta["val"].ndim == 4:
+            node.kwargs = {"memory_format": torch.channels_last}
         if node.op == "output":
             with graph.inserting_before(node):
                 node.args = (tuple(_contiguous(graph, value, torch.contiguous_format) for value in node.args[0]),)

@@ -80,6 +80,12 @@ def unbind(ct: Sequence[Tensor], y: Sequence[Tensor], x: Tensor, dim: int = 0) -
     return torch.stack(list(ct), dim)
 
 
+@vjp(aten.contiguous.default)
+def contiguous(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """As it is: a copy, so that values lie side by side in memory."""
+    return ct
+
+
 @vjp(aten.flip.default)
 def flip(ct: Tensor, y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
     """Turned back."""

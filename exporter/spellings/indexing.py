@@ -80,6 +80,8 @@ def _slice_scatter(
             return source
         raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
     first, last, _ = slice(start, end, step).indices(length)
+    if first >= last:
+        return x
     if step > 1:
         index = torch.arange(first, last, step, device=x.device)
         index = index.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]).expand(source.shape)

@@ -39,9 +39,9 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = False,
 ) -> Tensor:
-    """With the statistics, which the vjp needs."""
+    """With the statistics, which the vjp needs; of a copy where an image is spread out, as a slice of channels is."""
     positions = math.prod(x.shape[2:])
-    return torch.native_group_norm(x, weight, bias, x.shape[0], x.shape[1], positions, groups, eps)[0]
+    return torch.native_group_norm(x.contiguous(), weight, bias, x.shape[0], x.shape[1], positions, groups, eps)[0]
 
 
 @spelling(aten.instance_norm.default)

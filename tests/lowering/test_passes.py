@@ -55,7 +55,6 @@ CASES = [
     ("pool gradient", "resnet stem", {"scatter_add.default": 1}, {"max_pool2d_with_indices_backward.default": 1}),
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 9, "conv2d.default": 4}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 8, "conv2d.default": 8}),
-    ("added mask", "blocks", {"mul.Tensor": 2, "gt.Scalar": 1}, {"conv2d.default": 1, "relu.default": 1}),
     ("added mask", "blocks, pools and relu6", {"mul.Tensor": 4}, {"conv2d.default": 2, "add.Tensor": 2}),
 ]
 
@@ -96,6 +95,7 @@ def test_every_pass_has_a_case() -> None:
         ("add shuffled phases", "vgg"),
         ("blocked pool", "vgg"),  # eight channels do not fill a block
         ("added mask", "vgg"),
+        ("added mask", "blocks"),  # the shortcut has a gradient of the same cotangent
         ("added mask", "groups, strides, dilation"),  # groups of several channels
     ],
 )

@@ -39,6 +39,7 @@ CASES = [
     case(aten.split_with_sizes.default, real(4, 3, 2), [1, 2], -2),
     case(aten.unbind.int, real(2, 3, 4), 1),
     case(aten.unbind.int, real(2, 3), -1),
+    case(aten.contiguous.default, real(2, 3, 4)),
     case(aten.flip.default, real(2, 3, 4), [1, -1]),
     case(aten.tril.default, real(2, 4, 4)),
     case(aten.tril.default, real(3, 4), -1),

@@ -12,8 +12,10 @@ import onnx
 
 from exporter.emit.onnx import activation, linear, normalization, pointwise, pooling, reduction, shape
 from exporter.emit.onnx.emitter import TRANSLATIONS, Emitter
+from exporter.emit.onnx.order import masks_first
 from exporter.errors import UnsupportedModel
 from exporter.program import Program
+from exporter.signature import TARGET
 
 __all__ = [
     "MAX_OPSET",
@@ -36,7 +38,7 @@ LARGEST = onnx.checker.MAXIMUM_PROTOBUF
 """Bytes that protobuf, which ONNX files are written with, serialises: 2 GB."""
 
 
-def emit(program: Program, path: Path, outputs: Sequence[str], opset: int) -> None:
+def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, early_masks: bool = False) -> None:
     """Write a program as an ONNX file.
 
     Args:
@@ -44,6 +46,8 @@ def emit(program: Program, path: Path, outputs: Sequence[str], opset: int) -> No
         path: The file.
         outputs: Names of the program's outputs.
         opset: Version of the default operator set, 17 to 23.
+        early_masks: Whether onnxruntime shall compute the masks of the backward pass during the forward pass; see
+            :mod:`exporter.emit.onnx.order`.
 
     Raises:
         UnsupportedOp: An operator has no translation.
@@ -55,13 +59,16 @@ def emit(program: Program, path: Path, outputs: Sequence[str], opset: int) -> No
             f"an ONNX file holds up to {LARGEST / 1e9:.0f} GB, and these weights are {size / 1e9:.1f} GB; "
             "export with --format torchscript"
         )
-    onnx.save_model(translate(program, outputs, opset), str(path))
+    onnx.save_model(translate(program, outputs, opset, early_masks), str(path))
 
 
-def translate(program: Program, outputs: Sequence[str], opset: int) -> onnx.ModelProto:
+def translate(program: Program, outputs: Sequence[str], opset: int, early_masks: bool = False) -> onnx.ModelProto:
     """Return a program as an ONNX model; see :func:`emit`."""
     emitter = Emitter(program, opset)
     for node in program.graph.nodes:
         if node.op == "call_function":
             emitter.translate(node)
-    return emitter.model(outputs)
+    model = emitter.model(outputs)
+    if early_masks:
+        masks_first(model.graph, TARGET, outputs[0])
+    return model

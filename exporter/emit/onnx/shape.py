@@ -27,6 +27,12 @@ def _reshape(e: Emitter, x: Value, *args: object) -> str:
     return e.reshape(x, e.fake.shape)
 
 
+@translates(aten.contiguous.default)
+def _contiguous(e: Emitter, x: Value) -> str:
+    """ONNX does not say where values lie."""
+    return x.name
+
+
 @translates(aten.permute.default)
 def _permute(e: Emitter, x: Value, dims: Sequence[int]) -> str:
     return e.op("Transpose", x, perm=[d % x.ndim for d in dims])

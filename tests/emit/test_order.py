@@ -1,0 +1,126 @@
+"""``exporter/emit/onnx/order.py``: the order is the one that is meant, and the values are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
+from torch import nn
+
+from exporter.canonicalize import canonicalize
+from exporter.capture import capture
+from exporter.differentiate import differentiate
+from exporter.emit.onnx import translate
+from exporter.lowering import lower
+from exporter.methods import METHODS
+from tests.test_exact import NETWORKS, whole
+
+OUTPUTS = ("logits", "attribution")
+KINDS = {"Greater", "Equal", "And"}
+"""What masks are made by."""
+
+
+def model(network: nn.Module, images: torch.Tensor, early: bool, method: str = "guided") -> onnx.ModelProto:
+    program = differentiate(canonicalize(capture(network, images)), METHODS[method])
+    return translate(lower(program, "onnxruntime"), OUTPUTS, 18, early_masks=early)
+
+
+def session(made: onnx.ModelProto, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return onnxruntime.InferenceSession(made.SerializeToString(), options, ["CPUExecutionProvider"])
+
+
+def executed(made: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> list[tuple[str, str]]:
+    """Return the operators and names of nodes in the order in which a session runs them."""
+    profiled = session(made, folder / "profile")
+    profiled.run(None, feed)
+    events = json.loads(Path(profiled.end_profiling()).read_text())
+    return [
+        (event["args"]["op_name"], event["name"].removesuffix("_kernel_time"))
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+
+
+def feed(images: torch.Tensor, target: list[int]) -> dict[str, np.ndarray]:
+    return {"image": images.numpy(), "target": np.array(target)}
+
+
+@pytest.mark.parametrize("name", ["blocks", "blocks, pools and relu6", "residual, stride 2", "vgg"])
+def test_masks_run_in_the_order_of_the_forward_pass(name: str, tmp_path: Path) -> None:
+    network, images = whole(name)
+    given = feed(images, [-1, 2, 0])
+    early, late = (executed(model(network, images, early), given, tmp_path) for early in (True, False))
+
+    def before_the_logits(order: list[tuple[str, str]]) -> int:
+        gemm = next(index for index, (kind, _) in enumerate(order) if kind == "Gemm")
+        return sum(kind in KINDS and ".vjp" in name for kind, name in order[:gemm])
+
+    masks = [name for kind, name in early if kind in KINDS and ".vjp" in name]
+    assert before_the_logits(early) == len(masks) > 1
+    assert before_the_logits(late) < len(masks)
+    layers = [name.partition(".vjp")[0].removesuffix("_1") for name in masks]  # a ReLU that is called twice
+    assert layers == sorted(layers, key=[name for name, _ in network.named_modules()].index)
+    cast = min(index for index, (kind, name) in enumerate(early) if kind == "Cast" and ".vjp" in name)
+    assert cast > max(index for index, (kind, name) in enumerate(early) if name in masks)  # bytes are kept, not floats
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_values_are_the_same(name: str, method: str) -> None:
+    network, images = whole(name)
+    made = [model(network, images, early, method) for early in (True, False)]
+    onnx.checker.check_model(made[0], full_check=True)
+    for target in ([-1, 2, 0], [0, 1, 2]):
+        found, expected = (session(one).run(None, feed(images, target)) for one in made)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_as_many_targets_as_images_are_needed_still() -> None:
+    network, images = whole("blocks")
+    for early in (True, False):
+        with pytest.raises((Fail, InvalidArgument), match="target"):
+            session(model(network, images, early)).run(None, feed(images, [0, 1]))
+
+
+def test_without_a_mask_nothing_changes() -> None:
+    network, images = nn.Sequential(nn.Linear(4, 3)).eval(), torch.zeros(3, 4)
+    assert model(network, images, True) == model(network, images, False)
+
+
+def test_masks_of_the_forward_pass_stay() -> None:
+    """A comparison that the logits need runs in time as it is."""
+
+    class Gate(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (x > 1)
+
+    images = torch.randn(3, 4)
+    assert model(Gate(), images, True) == model(Gate(), images, False)
+
+
+def test_a_module_may_have_the_name_of_the_nodes(tmp_path: Path) -> None:
+    class Masks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.masks = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.masks(x)
+            return torch.cat([torch.relu(x - 1), torch.relu(x)], 1)
+
+    network, images = Masks().eval(), torch.randn(3, 4)
+    made = [model(network, images, early) for early in (True, False)]
+    names = [node.name for node in made[0].graph.node]
+    assert len(names) == len(set(names))
+    found, expected = (session(one).run(None, feed(images, [0, 1, 2])) for one in made)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
