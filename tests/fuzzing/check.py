@@ -135,8 +135,10 @@ def _compare_real(network: Network, folder: Path, operators: Counter[str]) -> No
     for image, targets in zip(network.images(), network.targets, strict=True):
         target, image = torch.tensor(targets), image.double()
         found, wanted = session(image, target), attribute(exact, image, target, network.method, rectified=False)
+        # what explains less of the logits than their rounding is zero: a group norm's values have a constant sum
+        rounding = torch.finfo(torch.float64).eps * wanted[0].norm() / image.norm()
         for what, ours, theirs in zip(("logits", "attribution"), found, wanted, strict=True):
-            if not (ours - theirs).norm() <= CLOSE * theirs.norm():
+            if not (ours - theirs).norm() <= max(CLOSE * theirs.norm(), rounding):
                 raise Disagreement(f"torchscript in float64: {what}\n{_difference(ours, theirs)}")
 
 
