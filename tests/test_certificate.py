@@ -79,6 +79,19 @@ def test_relative_l2() -> None:
     assert np.isnan(errors[3])
 
 
+def test_what_cancels_in_the_one_and_leaves_rounding_in_the_other_agrees() -> None:
+    zero, one, two = np.zeros((1, 2)), np.array([[3.0, 4.0]]), np.array([[0.3, 0.4]])
+
+    def compared(left: float) -> tuple[float, ...]:
+        found = [parity.Values(one, {"attribution": rows}) for rows in (one, two, np.array([[left, 0.0]]))]
+        expected = [parity.Values(one, {"attribution": rows}) for rows in (one, two, zero)]
+        return parity.compare("eager", "float64", found, expected, (0, 0, 0)).relative_l2
+
+    assert compared(0.0) == (0.0, 0.0, 0.0)
+    assert compared(1e-16)[2] < parity.TOLERANCE["float64"]
+    assert compared(1e-14)[2] > parity.TOLERANCE["float64"]  # more than rounding of the largest, 5
+
+
 # -- what the reference counts as undecided -----------------------------------------------------------------------
 
 

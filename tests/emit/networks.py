@@ -83,6 +83,8 @@ def _written(x: Tensor) -> Tensor:
     x[:, :2].mul_(3)
     x[:, 0] = x[:, 1]
     x[:, 2, ::2] = x[:, 1, ::2] * 2
+    x[..., 7::2] = x[..., :0]
+    x[..., 1:1] = x[..., :0]
     x[x < -1] = -1.0
     x.view(x.shape[0], -1).mul_(2)
     x[:, 1:].relu_()
@@ -145,6 +147,9 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "layer_norm without bias": lambda: _norm(nn.LayerNorm(5, bias=False)),
     "group_norm": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), _norm(nn.GroupNorm(2, 4))),
     "group_norm of vectors": lambda: nn.Sequential(nn.Flatten(), _norm(nn.GroupNorm(10, 90, affine=False))),
+    "group_norm of a slice": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 1), Function(lambda x: x[:, 1:5]), _norm(nn.GroupNorm(2, 4))
+    ),
     "instance_norm": lambda: _norm(nn.InstanceNorm2d(3, affine=True)),
     "instance_norm with statistics": lambda: _norm(nn.InstanceNorm2d(3, track_running_stats=True)),
     "rms_norm": lambda: _norm(nn.RMSNorm(5, eps=1e-3)),
