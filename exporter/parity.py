@@ -56,7 +56,8 @@ class Parity:
     Attributes:
         runtime: ``onnxruntime``, ``torchscript``, or ``eager`` for a module run by PyTorch.
         dtype: ``float16``, ``float32`` or ``float64``.
-        relative_l2: ``|a - b| / |b|`` of each sample's attribution; of several, the largest.
+        relative_l2: ``|a - b| / |b|`` of each sample's attribution, ``|b|`` at least :data:`LEAST` of the largest
+            sample's; of several attributions, the largest.
         max_abs: Largest absolute difference of each sample's attribution.
         logits_relative_l2: The same as ``relative_l2`` for the logits.
         undecided: How many comparisons of each sample float32 cannot decide.

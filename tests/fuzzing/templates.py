@@ -633,6 +633,11 @@ def group_norm(draft: Draft, x: Operand) -> str:
     return f"{draft.module(f'nn.GroupNorm({draft.divisor(x.channels)}, {x.channels}, eps=0.1{settings})')}({x})"
 
 
+@_writes("norm", IMAGES, (REAL,))
+def group_norm_turned(draft: Draft, x: Operand) -> str:
+    return f"F.group_norm({x}.transpose(-1, -2), 1, eps=0.1).transpose(-1, -2)"
+
+
 _texts(
     "norm",
     (
