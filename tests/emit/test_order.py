@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 from torch import nn
 
@@ -17,12 +18,13 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.emit.onnx import translate
+from exporter.emit.onnx.order import masks_first
 from exporter.lowering import lower
 from exporter.methods import METHODS
 from tests.test_exact import NETWORKS, whole
 
 OUTPUTS = ("logits", "attribution")
-KINDS = {"Greater", "Equal", "And"}
+KINDS = {"Greater", "Equal", "And", "Not"}
 """What masks are made by."""
 
 
@@ -108,7 +110,33 @@ def test_masks_of_the_forward_pass_stay() -> None:
     assert model(Gate(), images, True) == model(Gate(), images, False)
 
 
-def test_a_module_may_have_the_name_of_the_nodes(tmp_path: Path) -> None:
+def test_a_mask_may_depend_on_another() -> None:
+    """Such a one comes as late as the other's numbers do, and every node after what it reads."""
+    nodes = [
+        helper.make_node("Greater", ["image", "zero"], ["mask"]),
+        helper.make_node("Cast", ["mask"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["image", "number"], ["less"]),
+        helper.make_node("Greater", ["less", "zero"], ["second"]),
+        helper.make_node("Cast", ["second"], ["again"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["target"], ["row"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["row", "number"], ["product"]),
+        helper.make_node("Mul", ["product", "again"], ["attribution"]),
+        helper.make_node("Neg", ["image"], ["logits"]),
+    ]
+    kinds = {"image": TensorProto.FLOAT, "target": TensorProto.INT64}
+    inputs = [helper.make_tensor_value_info(name, kind, ["batch"]) for name, kind in kinds.items()]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in OUTPUTS]
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+    graph = helper.make_graph(nodes, "masks", inputs, outputs, [zero])
+    made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    masks_first(made.graph, "target", "logits")
+    onnx.checker.check_model(made, full_check=True)
+    assert [node.input[0] for node in made.graph.node if node.op_type == "Shape"] == ["mask"]
+    given = {"image": np.array([-1, 0.5, 2], np.float32), "target": np.array([1, 2, 3])}
+    assert session(made).run(None, given)[1].tolist() == [0, 0, 3]
+
+
+def test_a_module_may_have_the_name_of_the_nodes() -> None:
     class Masks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
