@@ -1,15 +1,17 @@
 """The proof: run the written files in fresh sessions, on inputs of every kind, beside live autograd.
 
-In float64 the TorchScript file, and the graph that the ONNX file was written from, are compared; in the artifact's own
-dtype each runtime as it will be used: alone and in a batch, with a named class and with the predicted one, at other
-image sizes where these may vary. Targets out of range must be refused. :mod:`exporter.parity` says what is too far.
+In float64 the TorchScript file, and the graph that the ONNX file was written from, are compared, in a batch and at each
+image size; in the artifact's own dtype each runtime as it will be used: alone and in a batch, with a named class and
+with the predicted one, at other image sizes where these may vary. Targets out of range must be refused.
+:mod:`exporter.parity` says what is too far.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporter.dynamic import Dimension
@@ -33,12 +36,17 @@ NUDGE = {"float32": 2.0**-19, "float16": 2.0**-6}
 """How far an input is moved to see what rounding can do, in units of its root mean square: 16 ulps."""
 
 NUDGES = 16
-"""How often a sample that disagrees is moved."""
+"""How often a sample that disagrees is moved at most."""
+
+MOVED_TOGETHER = 4
+"""How many samples are moved in one batch."""
 
 NEAR_TIE = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-5}
 """Relative distance of the two largest logits below which rounding may decide the class."""
 
 BATCHES = (1, 3)
+"""Batches that are tried; the largest in float64 too."""
+
 MORE_BATCHES = (4, 4, 4)
 """Batches that are tried on top, one by one, while too few samples agree."""
 
@@ -112,7 +120,10 @@ def prove(
     with evaluating(network):
         own = network.signature.inputs
         resized = enumerate(other_sizes(network.signature, dimensions))
-        sizes = [*((size, own) for size in batches), *((1 + index % 2, inputs) for index, inputs in resized)]
+        sizes = [
+            *((size, own, size == max(batches)) for size in batches),
+            *((1 + index % 2, inputs, True) for index, inputs in resized),
+        ]
         trial = _Trial(files, network, method, lowered, seed, sizes)
         for size in MORE_BATCHES:
             if trial.enough():
@@ -150,49 +161,104 @@ def _another(dimension: Dimension, sample: int, grow: int) -> int:
     return dimension.min + steps * dimension.multiple_of
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Case:
+    """One batch, and what live autograd finds for it.
+
+    Attributes:
+        inputs: What is drawn.
+        thorough: Whether it is tried in float64 too.
+        target: What the logits of ``own`` let choose.
+        own: Found in the artifact's dtype.
+        exact: Found in float64, where that is tried and the network runs in it.
+        undecided: How many decisions of each sample float32 cannot make; counted in float64 where that is tried, for
+            there their operands are known.
+    """
+
     inputs: tuple[Tensor, ...]
+    thorough: bool
     target: Tensor
-    classes: int
+    own: Values
+    undecided: list[int]
+    exact: Values | None = None
+
+    @property
+    def classes(self) -> int:
+        return int(self.own.logits.shape[1])
+
+    @property
+    def best(self) -> Values:
+        """What live autograd finds in the widest dtype tried."""
+        return self.own if self.exact is None else self.exact
 
     def arrays(self, dtype: str) -> list[Any]:
         """Return the inputs, those of floating point in a runtime's dtype."""
         return [(x.to(getattr(torch, dtype)) if x.is_floating_point() else x).numpy() for x in self.inputs]
 
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Return the shape of a sample of every input."""
+        return tuple(x.shape[1:] for x in self.inputs)
+
 
 class _Judge:
-    """Live autograd in one dtype: of the same values, at least as precise as what it judges.
-
-    Attributes:
-        references: What it found, for each batch.
-        undecided: Of each sample, how many decisions float32 cannot make.
-    """
+    """Live autograd in one dtype: of the same values, at least as precise as what it judges."""
 
     def __init__(self, network: Network, method: str, dtype: str) -> None:
-        self.references: list[Values] = []
-        self.undecided: list[int] = []
         self._model = network
         self._method = method
         self._dtype = getattr(torch, dtype)
         self._names = network.signature.attributions
 
-    def __call__(self, inputs: Sequence[Tensor], target: Tensor | Choose) -> Values:
-        """Judge a batch, and keep what is found."""
-        values, undecided = self._live(inputs, target, count=True)
-        self.references.append(values)
-        self.undecided += undecided.tolist()
-        return values
-
-    def moved(self, inputs: Sequence[Tensor], target: Tensor) -> Values:
-        """Judge a batch that is no part of the proof."""
-        return self._live(inputs, target, count=False)[0]
-
-    def _live(self, inputs: Sequence[Tensor], target: Tensor | Choose, count: bool) -> tuple[Values, Tensor]:
+    def __call__(
+        self, inputs: Sequence[Tensor], target: Tensor | Choose, count: bool = True
+    ) -> tuple[Values, list[int]]:
+        """Return the values of a batch, and how many decisions of each sample float32 cannot make."""
         given = [x.to(self._dtype) if x.is_floating_point() else x for x in inputs]
         logits, attributions, undecided = live(self._model, given, target, self._method, count=count)
         arrays = (attribution.numpy() for attribution in attributions)
-        return Values(logits.numpy(), dict(zip(self._names, arrays, strict=True))), undecided
+        return Values(logits.numpy(), dict(zip(self._names, arrays, strict=True))), undecided.tolist()
+
+
+@dataclass
+class _Tried:
+    """A session, and what it answered to the cases that it was given."""
+
+    runtime: str
+    dtype: str
+    session: Session
+    results: list[Values] = field(default_factory=list)
+
+    def run(self, cases: Sequence[_Case], names: Sequence[str]) -> None:
+        """Answer batches."""
+        for case in cases:
+            answer = self.session(as_input(self.session, case.arrays(self.dtype)), case.target.numpy())
+            self.results.append(as_values(answer, names))
+
+    def run_if_it_can(self, cases: Sequence[_Case], names: Sequence[str]) -> str:
+        """Answer batches, or return why it does not: it holds a constant of another dtype."""
+        try:
+            self.run(cases, names)
+        except Exception as error:
+            *_, last = str(error).strip().splitlines() or [""]  # TorchScript's first lines are a traceback
+            if not _MIXED.search(last):
+                raise
+            self.results.clear()
+            return f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
+        return ""
+
+    def accepts(self, case: _Case, target: int) -> bool:
+        """Tell whether a batch whose last target is replaced by a bad one is answered."""
+        targets = case.target.numpy().copy()
+        targets[-1] = target
+        try:
+            self.session(as_input(self.session, case.arrays(self.dtype)), targets)
+        except Exception:
+            return False
+        return True
+
+
+_MIXED = re.compile(r"double.*float|float.*double", re.IGNORECASE)
+"""What PyTorch says of operands of two dtypes: ``expected scalar type Double but found Float``."""
 
 
 class _Choice:
@@ -228,7 +294,7 @@ class _Trial:
         method: str,
         lowered: nn.Module | None,
         seed: int,
-        sizes: Sequence[tuple[int, tuple[Input, ...]]],
+        sizes: Sequence[tuple[int, tuple[Input, ...], bool]],
     ) -> None:
         self._network = network
         self._dtype = network.signature.dtype
@@ -238,73 +304,70 @@ class _Trial:
         # PyTorch computes few operators in float16 as onnxruntime does, so the judge of float16 is float32.
         judged_in = "float32" if self._dtype == "float16" else self._dtype
         own = copy.deepcopy(network).float() if self._dtype == "float16" else network
-        self._judges = {self._dtype: _Judge(own, method, judged_in)}
+        self._own = _Judge(own, method, judged_in)
         exact, self._skipped = (None, "") if self._dtype == "float64" else _in_float64(network)
+        self._exact = _Judge(exact, method, "float64") if exact else None
         opened = _openers(files, lowered, network.signature)
         try:
-            fault, *sessions, _ = together(
-                [
-                    lambda: _fault(exact, network.signature),
-                    *(opener for *_, opener in opened),
-                    lambda: self._judge(sizes),
-                ]
-            )
+            _, *sessions = together([lambda: self._judge(sizes), *(opener for *_, opener in opened)])
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
-        self._skipped = self._skipped or fault
-        if exact is not None and not self._skipped:
-            self._judges["float64"] = _Judge(exact, method, "float64")
-        self._sessions = [
-            (runtime, dtype, session)
-            for (runtime, dtype, _), session in zip(opened, sessions, strict=True)
-            if not (self._skipped and dtype == "float64")
+        self._tried = [
+            _Tried(runtime, dtype, session) for (runtime, dtype, _), session in zip(opened, sessions, strict=True)
         ]
-        self._results: list[list[Values]] = [[] for _ in self._sessions]
         self._put_through(self._cases)
 
     def run(self, size: int) -> None:
-        """Put one more batch through the reference and through every session."""
-        self._judge([(size, self._network.signature.inputs)])
+        """Put one more batch through the reference and every session, in the artifact's own dtype."""
+        self._judge([(size, self._network.signature.inputs, False)])
         self._put_through(self._cases[-1:])
 
-    def _judge(self, sizes: Sequence[tuple[int, tuple[Input, ...]]]) -> None:
+    def _judge(self, sizes: Sequence[tuple[int, tuple[Input, ...], bool]]) -> None:
         """Draw batches, and put each through the reference in the artifact's dtype; its logits choose the targets."""
-        for size, inputs in sizes:
+        for size, inputs, thorough in sizes:
             generator = torch.Generator().manual_seed(self._seed + len(self._cases))
             drawn = draw(inputs, size, generator)
             choose = _Choice(self._dtype, sum(len(case.target) for case in self._cases), generator)
-            values = self._judges[self._dtype](drawn, choose)
-            self._cases.append(_Case(drawn, choose.target, values.logits.shape[1]))
+            values, undecided = self._own(drawn, choose)
+            self._cases.append(_Case(drawn, thorough and self._exact is not None, choose.target, values, undecided))
+
+    def _judge_exactly(self, cases: Sequence[_Case]) -> None:
+        """Put batches through the reference in float64; where it does not run, there is no proof in float64."""
+        try:
+            for case in cases:
+                assert self._exact is not None
+                case.exact, case.undecided = self._exact(case.inputs, case.target)
+        except Exception as error:  # it may pin float32
+            self._exact, self._skipped = None, _no_float64(error)
+            for case in self._cases:
+                case.thorough, case.exact = False, None
 
     def _put_through(self, cases: Sequence[_Case]) -> None:
-        """Put batches through the reference in float64, where it runs, and through every session."""
-
-        def judged() -> None:
-            for case in cases:
-                self._judges["float64"](case.inputs, case.target)
-
-        def answered(dtype: str, session: Session) -> list[Values]:
-            names = self._network.signature.attributions
-            return [
-                as_values(session(as_input(session, case.arrays(dtype)), case.target.numpy()), names) for case in cases
-            ]
-
-        calls = [partial(answered, dtype, session) for _, dtype, session in self._sessions]
-        judge = [judged] * ("float64" in self._judges and self._dtype != "float64")
-        for results, found in zip(self._results, together([*calls, *judge]), strict=False):
-            results += found
+        """Put batches through every session, and the thorough ones through all that is float64."""
+        names = self._network.signature.attributions
+        own = [partial(each.run, cases, names) for each in self._tried if each.dtype == self._dtype]
+        thorough = [case for case in cases if case.thorough]
+        together([*([partial(self._judge_exactly, thorough)] if thorough else []), *own])
+        thorough = [case for case in cases if case.thorough]
+        if thorough:
+            exact = [each for each in self._tried if each.dtype != self._dtype]
+            faults = together([partial(each.run_if_it_can, thorough, names) for each in exact])
+            self._skipped = next(filter(None, faults), "")
 
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far; sensitivities are not measured yet."""
-        # Undecided comparisons are counted in float64 where that runs: there their operands are known.
-        *_, best = self._judges.values()
-        return tuple(
-            compare(runtime, dtype, results, self._judges[dtype].references, best.undecided)
-            for (runtime, dtype, _), results in zip(self._sessions, self._results, strict=True)
-        )
+        found = []
+        for each in self._tried:
+            if each.results:
+                own = each.dtype == self._dtype
+                cases = [case for case in self._cases if own or case.thorough]
+                references = [case.own if own else case.best for case in cases]
+                undecided = [count for case in cases for count in case.undecided]
+                found.append(compare(each.runtime, each.dtype, each.results, references, undecided))
+        return tuple(found)
 
     def enough(self) -> bool:
-        """Tell whether enough samples agree: a share of all, and one of each kind."""
+        """Tell whether enough samples agree in the artifact's dtype: a share of all, and one of each kind."""
         sizes = [len(case.target) for case in self._cases for _ in case.target]
         targets = [int(target) for case in self._cases for target in case.target]
         kinds = [
@@ -312,63 +375,73 @@ class _Trial:
             [target == PREDICTED for target in targets],
             [target != PREDICTED for target in targets],
         ]
-        return all(
+        return not AGREEING[self._dtype] or all(
             parity.agreeing >= AGREEING[parity.dtype]
             and all((parity.agrees & kind).any() or not any(kind) for kind in kinds)
             for parity in self.parities()
-            if AGREEING[parity.dtype]
+            if parity.dtype == self._dtype
         )
 
-    def _with_sensitivity(self, parity: Parity) -> Parity:
+    def _with_sensitivity(self, parities: Sequence[Parity]) -> tuple[Parity, ...]:
         """Measure the sensitivity of the samples that do not agree; in float64 all must."""
-        if parity.dtype == "float64" or parity.agrees.all():
-            return parity
-        moves = [
-            0.0 if agrees else self._sensitivity(index, error)
-            for index, (agrees, error) in enumerate(zip(parity.agrees, parity.relative_l2, strict=True))
-        ]
-        return replace(parity, sensitivity=tuple(moves))
+        own = [parity for parity in parities if parity.dtype == self._dtype != "float64"]
+        if all(parity.agrees.all() for parity in own):
+            return tuple(parities)
+        errors = np.array([np.where(parity.agrees, 0.0, parity.relative_l2) for parity in own])
+        moves = self._sensitivity(errors.max(0))
+        return tuple(
+            replace(parity, sensitivity=tuple(np.where(parity.agrees, 0.0, moves).tolist()))
+            if parity in own
+            else parity
+            for parity in parities
+        )
 
-    def _sensitivity(self, index: int, error: float) -> float:
-        """Return how far the reference moves when a sample's input moves by rounding, or far enough for an error."""
-        place = [(case, row) for case in range(len(self._cases)) for row in range(len(self._cases[case].target))]
-        case, row = self._cases[place[index][0]], place[index][1]
-        expected = self._judges[self._dtype].references[place[index][0]]
-        chosen = int(expected.logits[row].argmax()) if case.target[row] == PREDICTED else int(case.target[row])
-        generator = torch.Generator().manual_seed(index)
-        least = least_norms(self._judges[self._dtype].references)
-        furthest = 0.0
-        for _ in range(NUDGES // 4):
-            moved = [_nudged(x[row], NUDGE[self._dtype], generator) for x in case.inputs]
-            values = self._judges[self._dtype].moved(moved, torch.full((4,), chosen))
-            for name, rows in values.attributions.items():
-                own = np.broadcast_to(expected.attributions[name][row], rows.shape)
-                furthest = max(furthest, *relative_l2(rows, own, least[name]))
-            if SLACK * furthest >= error:
-                break
-        return furthest
+    def _sensitivity(self, errors: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return how far the reference moves, for each sample, by rounding: as far as it must for an error, if it does.
+
+        It moves from the artifact's dtype to float64; and when the input moves a little, up to :data:`NUDGES` times.
+        """
+        samples = [_Sample(case, row) for case in self._cases for row in range(len(case.target))]
+        least = least_norms([case.own for case in self._cases])
+        moves = np.array([sample.far_from(sample.case.best, sample.row, least) for sample in samples])
+        generator = torch.Generator().manual_seed(self._seed)
+        for _ in range(NUDGES):
+            short = [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]
+            for batch in _alike(short, samples):
+                given = [samples[index] for index in batch]
+                inputs = [
+                    torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows])
+                    for rows in zip(*(sample.inputs for sample in given), strict=True)
+                ]
+                values, _ = self._own(inputs, torch.tensor([sample.chosen for sample in given]), count=False)
+                for row, (index, sample) in enumerate(zip(batch, given, strict=True)):
+                    moves[index] = max(moves[index], sample.far_from(values, row, least))
+        return moves
 
     def certificate(self) -> Certificate:
         """Judge; raises VerificationFailed."""
-        rejected = (self._cases[0].classes, -2)
-        parities = tuple(self._with_sensitivity(parity) for parity in self.parities())
+        first = self._cases[0]
+        rejected = (first.classes, -2)
+        parities = self._with_sensitivity(self.parities())
         failures = [failure for parity in parities for failure in parity.failures()]
         if not failures and not self.enough():
             failures.append(
                 "too few samples agree outright: none in a batch, none of a named or none of a predicted class"
             )
-        tried = list(itertools.product(self._sessions, rejected, self._cases))
-        accepted = together([partial(_accepts, session, case, dtype, bad) for (_, dtype, session), bad, case in tried])
+        same_size = [case for case in self._cases if case.shapes() == first.shapes()]
+        batches = {len(case.target): case for case in reversed(same_size)}
+        running = [each for each in self._tried if each.results]
+        tried = list(itertools.product(running, rejected, batches.values()))
+        accepted = together([partial(each.accepts, case, bad) for each, bad, case in tried])
         failures += [
-            f"{runtime} {dtype}: target {target} was accepted in a batch of {len(case.target)}, "
+            f"{each.runtime} {each.dtype}: target {target} was accepted in a batch of {len(case.target)}, "
             f"but there are {case.classes} classes"
-            for ((runtime, dtype, _), target, case), wrong in zip(tried, accepted, strict=True)
+            for (each, target, case), wrong in zip(tried, accepted, strict=True)
             if wrong
         ]
         if failures:
             raise VerificationFailed("not equal to live autograd; nothing was written\n  " + "\n  ".join(failures))
         names = [given.name for given in self._network.signature.inputs]
-        *_, best = self._judges.values()
         return Certificate(
             reference=f"live autograd, torch {torch.__version__}, method {self._method}",
             seed=self._seed,
@@ -378,27 +451,57 @@ class _Trial:
             targets=tuple(int(target) for case in self._cases for target in case.target),
             rejected_targets=rejected,
             zero=sum(
-                int(not any(rows[sample].any() for rows in values.attributions.values()))
-                for values in self._judges[self._dtype].references
-                for sample in range(len(values.logits))
+                int(not any(rows[sample].any() for rows in case.own.attributions.values()))
+                for case in self._cases
+                for sample in range(len(case.target))
             ),
             skipped=self._skipped,
-            digests=tuple(one for values in best.references for one in digests(values)),
+            digests=tuple(one for case in self._cases for one in digests(case.best)),
             runtimes=parities,
         )
 
 
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x
+class _Sample:
+    """One row of a case."""
+
+    def __init__(self, case: _Case, row: int) -> None:
+        self.case = case
+        self.row = row
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [x[self.row] for x in self.case.inputs]
+
+    @property
+    def chosen(self) -> int:
+        """The target's class."""
+        target = int(self.case.target[self.row])
+        return int(self.case.own.logits[self.row].argmax()) if target == PREDICTED else target
+
+    def far_from(self, values: Values, row: int, least: Mapping[str, float]) -> float:
+        """Return the relative L2 distance of a row of other values from what was found for this sample."""
+        return max(
+            relative_l2(rows[row : row + 1], self.case.own.attributions[name][self.row, None], least[name])[0]
+            for name, rows in values.attributions.items()
+        )
+
+
+def _alike(indices: Sequence[int], samples: Sequence[_Sample]) -> Iterator[list[int]]:
+    """Share samples among batches of :data:`MOVED_TOGETHER`, each of one size."""
+    by_size: dict[Any, list[int]] = {}
+    for index in indices:
+        by_size.setdefault(samples[index].case.shapes(), []).append(index)
+    for same in by_size.values():
+        for start in range(0, len(same), MOVED_TOGETHER):
+            yield same[start : start + MOVED_TOGETHER]
 
 
 def _nudged(x: Tensor, far: float, generator: torch.Generator) -> Tensor:
-    """Return four copies of a sample, each moved a little at random; of whole numbers, four copies."""
+    """Return a sample moved a little at random; one of whole numbers as it is."""
     if not x.is_floating_point():
-        return x.expand(4, *x.shape)
+        return x
     x = x.float()
-    noise = torch.randn(4, *x.shape, generator=generator)
-    return x + far * x.square().mean().sqrt() * noise
+    return x + far * x.square().mean().sqrt() * torch.randn(x.shape, generator=generator)
 
 
 def _near_tie(logits: Tensor, dtype: str) -> Tensor:
@@ -410,28 +513,19 @@ def _near_tie(logits: Tensor, dtype: str) -> Tensor:
 
 
 def _in_float64(network: Network) -> tuple[Network | None, str]:
-    """Return a copy of a network, for float64, or why there is none."""
+    """Return a copy of a network in float64, or why there is none."""
     try:
-        return copy.deepcopy(network), ""
+        return copy.deepcopy(network).double(), ""
     except Exception as error:  # it may hold what cannot be copied
         return None, _no_float64(error)
 
 
-def _fault(network: Network | None, signature: Signature) -> str:
-    """Convert a network to float64, run it, and return why it does not run; empty if it does, or there is none."""
-    try:
-        if network is not None:
-            network.double()
-            with torch.no_grad():
-                network(*(_double(x) for x in draw(signature.inputs, 1, torch.Generator())))
-    except Exception as error:  # it may pin float32
-        return _no_float64(error)
-    return ""
-
-
 def _no_float64(error: Exception) -> str:
-    first = (str(error).strip() or repr(error)).splitlines()[0]
-    return f"the network does not run in float64: {first}"
+    return f"the network does not run in float64: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _openers(
@@ -482,16 +576,6 @@ def as_values(explanation: Explanation, names: Sequence[str]) -> Values:
     found = explanation.attribution
     rows = list(found.values()) if isinstance(found, dict) else [found]
     return Values(explanation.logits, dict(zip(names, rows, strict=True)))
-
-
-def _accepts(session: Session, case: _Case, dtype: str, target: int) -> bool:
-    targets = case.target.numpy().copy()
-    targets[-1] = target
-    try:
-        session(as_input(session, case.arrays(dtype)), targets)
-    except Exception:
-        return False
-    return True
 
 
 def digests(values: Values) -> list[dict[str, list[float]]]:

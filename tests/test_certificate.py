@@ -173,8 +173,8 @@ def test_a_zero_attribution_is_counted_and_said(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["parity"]["zero"] == 4
 
 
-class Pinned(nn.Module):
-    """Holds its constants in float32 whatever it is asked for."""
+class Casting(nn.Module):
+    """Casts to float32, which it is already in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,6 +184,25 @@ class Pinned(nn.Module):
         return self.linear(torch.relu(x).to(torch.float32))
 
 
+class Pinned(Casting):
+    """Holds a constant in float32 whatever it is asked for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(F.linear(torch.relu(x), torch.eye(4, dtype=torch.float32)))
+
+
+def test_a_network_that_casts_to_float32_is_proven_in_float64(tmp_path: Path) -> None:
+    certificate = export(Casting(), (4,), tmp_path / "a")
+    assert certificate["skipped"] == ""
+    tried = [(one["runtime"], one["dtype"], one["samples"]) for one in certificate["runtimes"]]
+    assert sorted(tried) == [
+        ("eager", "float64", 3),
+        ("onnxruntime", "float32", 4),
+        ("torchscript", "float32", 4),
+        ("torchscript", "float64", 3),
+    ]
+
+
 def test_a_network_that_pins_float32_is_proven_in_float32(tmp_path: Path) -> None:
     certificate = export(Pinned(), (4,), tmp_path / "a")
     assert certificate["skipped"].startswith("the network does not run in float64: ")
@@ -191,6 +210,36 @@ def test_a_network_that_pins_float32_is_proven_in_float32(tmp_path: Path) -> Non
         ("torchscript", "float32"),
         ("onnxruntime", "float32"),
     ]
+
+
+def test_a_file_that_does_not_run_in_float64_is_proven_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that stops for another reason is not."""
+    from exporter.runtime import open_session
+
+    def stopping(message: str) -> None:
+        def opened(path: Path, runtime: str, *given: object, **options: object):
+            session = open_session(path, runtime, *given, **options)
+
+            def stop(*args: object) -> None:
+                raise RuntimeError(message)
+
+            if options.get("double"):
+                session._run = stop
+            return session
+
+        monkeypatch.setattr(proof, "open_session", opened)
+
+    stopping("expected scalar type Double but found Float")
+    certificate = export(Casting(), (4,), tmp_path / "a")
+    assert certificate["skipped"] == (
+        "torchscript does not run it in float64: expected scalar type Double but found Float"
+    )
+    assert ("torchscript", "float64") not in [(one["runtime"], one["dtype"]) for one in certificate["runtimes"]]
+    stopping("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        export(Casting(), (4,), tmp_path / "b")
 
 
 class Skewed:
