@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel
+from exporter.functional import functionalize
 from exporter.network import Network, as_network, draw, evaluating
 from exporter.program import SCOPE, SOURCE, Program
 from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
@@ -147,7 +148,7 @@ def _export(network: Network) -> torch.export.ExportedProgram:
         with _quiet():
             with _WithoutDropout():
                 exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
-            return exported.run_decompositions({})  # functional: no operator writes into a tensor
+            return functionalize(exported)
     except Exception as error:
         message = str(error)
         if "specialized" in message or "Constraints violated" in message:
@@ -219,7 +220,9 @@ def _program(network: Network, exported: torch.export.ExportedProgram) -> Progra
     values = {_own(name): value for name, value in {**exported.state_dict, **exported.constants}.items()}
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     nodes = {node.name: node for node in exported.graph.nodes}
-    logits = nodes[exported.graph_signature.user_outputs[0]]
+    # An input's new value, where the model writes into its input, comes before what the model returns.
+    kinds = [spec.kind for spec in exported.graph_signature.output_specs]
+    logits = exported.graph.output_node().args[0][kinds.index(OutputKind.USER_OUTPUT)]
     user_inputs = [nodes[name] for name, spec in specs.items() if spec.kind is InputKind.USER_INPUT]
     for name, node in zip(given, user_inputs, strict=True):
         copies[node] = graph.placeholder(name)
@@ -228,7 +231,7 @@ def _program(network: Network, exported: torch.export.ExportedProgram) -> Progra
     for node in exported.graph.nodes:
         if node in copies or (node.op == "placeholder" and not node.users):
             continue
-        if node.op == "output":  # without an input's new value, where the model writes into its input
+        if node.op == "output":
             graph.output((copies[logits],))
             break
         copies[node] = graph.node_copy(node, copies.__getitem__)

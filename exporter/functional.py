@@ -1,0 +1,142 @@
+"""Functionalise: an exported graph in which no operator writes into a tensor.
+
+``run_decompositions`` does it for any graph, by tracing it twice more: two thirds of the time of a capture. Most
+networks write into fresh tensors only, of which there is no view, ``relu_`` after a convolution: there the functional
+operator takes the place of the one that writes, and what is read afterwards is its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+aten = torch.ops.aten
+
+FRESH_COMPOSITES = {
+    aten.adaptive_avg_pool2d.default,
+    aten.batch_norm.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.group_norm.default,
+    aten.layer_norm.default,
+    aten.linear.default,
+    aten.max_pool2d.default,
+    aten.pad.default,
+}
+"""Composite operators that return a tensor of their own. Others may return their input, which no schema tells."""
+
+
+VIEWS = {
+    aten.expand.default,
+    aten.flatten.using_ints,
+    aten.permute.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
+"""Operators that return a view, and stay what they are where nothing writes into it."""
+
+
+def functionalize(exported: ExportedProgram) -> ExportedProgram:
+    """Return an exported program that computes the same and writes into no tensor; its graph may be changed in place.
+
+    Raises:
+        Exception: Of many kinds, where PyTorch cannot.
+    """
+    calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
+    if all(map(_is_known, calls)) and all(map(_may_change, _families(calls))):
+        _replace(exported.graph)
+        return exported
+    return exported.run_decompositions({})
+
+
+def _is_known(node: fx.Node) -> bool:
+    """Tell whether an operator returns one tensor and is one that ``run_decompositions`` would leave as it is."""
+    op = node.target
+    if not isinstance(op, torch._ops.OpOverload) or not isinstance(node.meta.get("val"), Tensor):
+        return False
+    if op is aten.batch_norm.default:
+        return not node.args[5] and None not in node.args[3:5]  # by stored statistics, which it does not change
+    return _is_fresh(node) or op in VIEWS or _functional(op) is not None
+
+
+def _families(calls: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """Return the names of each tensor that is written into, in order: its own, and that of every operator that writes.
+
+    Those are all the names that it has but for views.
+    """
+    families: dict[fx.Node, list[fx.Node]] = {}
+    for node in calls:
+        written = node.args[0] if _functional(node.target) else None
+        if isinstance(written, fx.Node):
+            families[node] = families.setdefault(written, [written])
+            families[node].append(node)
+    return list({id(family): family for family in families.values()}.values())
+
+
+def _may_change(family: list[fx.Node]) -> bool:
+    """Tell whether functional operators may take the place of those that write into a tensor.
+
+    It must be fresh, of the dtype of whatever is written, and not viewed before it is written into for the last time.
+    """
+    first, *writers = family
+    if first.op != "call_function" or not _is_fresh(first):
+        return False
+    value = first.meta["val"]
+    given = [one.meta["val"].dtype for node in writers for one in node.all_input_nodes]
+    views = [user for name in family for user in name.users if user.target in VIEWS]
+    return (
+        value.is_floating_point()
+        and all(dtype == value.dtype for dtype in given)
+        and all(writers[-1] < view for view in views)
+    )
+
+
+def _replace(graph: fx.Graph) -> None:
+    """Put functional operators in place of those that write; what reads the tensor afterwards reads their result."""
+    for family in _families([node for node in graph.nodes if node.op == "call_function"]):
+        for index, node in enumerate(family[1:], start=1):
+            for name in family[:index]:
+                name.replace_all_uses_with(node, delete_user_cb=node.__lt__)
+            functional = _functional(node.target)
+            assert functional is not None
+            node.target = functional
+            node.meta["val"] = node.meta["val"].detach()  # a value of its own: until here it was the tensor's
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Tell whether an operator's result is never one of its inputs, or a view of it."""
+    op = node.target
+    assert isinstance(op, torch._ops.OpOverload)
+    plain = not any(argument.alias_info for argument in op._schema.arguments)
+    return plain and (op in FRESH_COMPOSITES or not _is_composite(op))
+
+
+@cache
+def _functional(op: Any) -> torch._ops.OpOverload | None:
+    """Return the operator that returns what another one writes into its first argument, or None if there is none."""
+    if not isinstance(op, torch._ops.OpOverload) or not op._schema.arguments:
+        return None
+    first, *rest = [bool(one.alias_info and one.alias_info.is_write) for one in op._schema.arguments]
+    name = op._schema.name.removeprefix("aten::")
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") and not name.endswith("__") else None
+    found: torch._ops.OpOverload | None = getattr(packet, op._overloadname, None)
+    if found is None or not first or any(rest) or _is_composite(found):
+        return None
+    names = [[argument.name for argument in one._schema.arguments] for one in (op, found)]
+    plain = not any(argument.alias_info for argument in found._schema.arguments)
+    return found if plain and names[0] == names[1] else None
+
+
+@cache
+def _is_composite(op: torch._ops.OpOverload) -> bool:
+    """Tell whether PyTorch computes an operator by calling others, whose results it may pass on."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"))
