@@ -45,7 +45,10 @@ NEAR_TIE = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-5}
 """Relative distance of the two largest logits below which rounding may decide the class."""
 
 BATCHES = (1, 3)
-"""Batches that are tried; the largest in float64 too."""
+"""Batches that are tried."""
+
+EXACTLY = 2
+"""How many samples of the largest batch are tried in float64 too: one of a named and one of the predicted class."""
 
 MORE_BATCHES = (4, 4, 4)
 """Batches that are tried on top, one by one, while too few samples agree."""
@@ -121,8 +124,8 @@ def prove(
         own = network.signature.inputs
         resized = enumerate(other_sizes(network.signature, dimensions))
         sizes = [
-            *((size, own, size == max(batches)) for size in batches),
-            *((1 + index % 2, inputs, True) for index, inputs in resized),
+            *((size, own, min(size, EXACTLY) if size == max(batches) else 0) for size in batches),
+            *((1 + index % 2, inputs, 1 + index % 2) for index, inputs in resized),
         ]
         trial = _Trial(files, network, method, lowered, seed, sizes)
         for size in MORE_BATCHES:
@@ -167,19 +170,19 @@ class _Case:
 
     Attributes:
         inputs: What is drawn.
-        thorough: Whether it is tried in float64 too.
         target: What the logits of ``own`` let choose.
         own: Found in the artifact's dtype.
-        exact: Found in float64, where that is tried and the network runs in it.
         undecided: How many decisions of each sample float32 cannot make; counted in float64 where that is tried, for
             there their operands are known.
+        exactly: How many samples, the first ones, are tried in float64 too.
+        exact: Found for them in float64.
     """
 
     inputs: tuple[Tensor, ...]
-    thorough: bool
     target: Tensor
     own: Values
     undecided: list[int]
+    exactly: int = 0
     exact: Values | None = None
 
     @property
@@ -187,17 +190,26 @@ class _Case:
         return int(self.own.logits.shape[1])
 
     @property
-    def best(self) -> Values:
-        """What live autograd finds in the widest dtype tried."""
-        return self.own if self.exact is None else self.exact
+    def best(self) -> list[Values]:
+        """What live autograd finds for each sample, a batch of one, in the widest dtype tried."""
+        exact = [] if self.exact is None else _rows(self.exact)
+        return [*exact, *_rows(self.own)[len(exact) :]]
 
-    def arrays(self, dtype: str) -> list[Any]:
-        """Return the inputs, those of floating point in a runtime's dtype."""
-        return [(x.to(getattr(torch, dtype)) if x.is_floating_point() else x).numpy() for x in self.inputs]
+    def start(self, count: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the inputs and targets of the first samples, or of all."""
+        return tuple(x[:count] for x in self.inputs), self.target[:count]
 
     def shapes(self) -> tuple[torch.Size, ...]:
         """Return the shape of a sample of every input."""
         return tuple(x.shape[1:] for x in self.inputs)
+
+
+def _rows(values: Values) -> list[Values]:
+    """Return the samples of a batch, each as a batch of one."""
+    return [
+        Values(values.logits[row, None], {name: rows[row, None] for name, rows in values.attributions.items()})
+        for row in range(len(values.logits))
+    ]
 
 
 class _Judge:
@@ -221,18 +233,27 @@ class _Judge:
 
 @dataclass
 class _Tried:
-    """A session, and what it answered to the cases that it was given."""
+    """A session, and what it answered to the cases that it was given.
+
+    Attributes:
+        runtime: As :class:`exporter.parity.Parity` calls it.
+        dtype: Which it computes in.
+        session: What runs.
+        exact: Whether it takes the samples that are tried in float64, or all.
+        results: One for each case.
+    """
 
     runtime: str
     dtype: str
     session: Session
+    exact: bool
     results: list[Values] = field(default_factory=list)
 
     def run(self, cases: Sequence[_Case], names: Sequence[str]) -> None:
         """Answer batches."""
         for case in cases:
-            answer = self.session(as_input(self.session, case.arrays(self.dtype)), case.target.numpy())
-            self.results.append(as_values(answer, names))
+            inputs, target = case.start(case.exactly if self.exact else None)
+            self.results.append(as_values(self._answer(inputs, target), names))
 
     def run_if_it_can(self, cases: Sequence[_Case], names: Sequence[str]) -> str:
         """Answer batches, or return why it does not: it holds a constant of another dtype."""
@@ -246,15 +267,20 @@ class _Tried:
             return f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
         return ""
 
-    def accepts(self, case: _Case, target: int) -> bool:
+    def accepts(self, case: _Case, bad: int) -> bool:
         """Tell whether a batch whose last target is replaced by a bad one is answered."""
-        targets = case.target.numpy().copy()
-        targets[-1] = target
+        target = case.target.clone()
+        target[-1] = bad
         try:
-            self.session(as_input(self.session, case.arrays(self.dtype)), targets)
+            self._answer(case.inputs, target)
         except Exception:
             return False
         return True
+
+    def _answer(self, inputs: Sequence[Tensor], target: Tensor) -> Explanation:
+        wanted = getattr(torch, self.dtype)
+        arrays = [(x.to(wanted) if x.is_floating_point() else x).numpy() for x in inputs]
+        return self.session(as_input(self.session, arrays), target.numpy())
 
 
 _MIXED = re.compile(r"double.*float|float.*double", re.IGNORECASE)
@@ -294,13 +320,14 @@ class _Trial:
         method: str,
         lowered: nn.Module | None,
         seed: int,
-        sizes: Sequence[tuple[int, tuple[Input, ...], bool]],
+        sizes: Sequence[tuple[int, tuple[Input, ...], int]],
     ) -> None:
         self._network = network
         self._dtype = network.signature.dtype
         self._method = method
         self._seed = seed
         self._cases: list[_Case] = []
+        self._planned = len(sizes)  # of the cases, those that are tried whether or not enough samples agree
         # PyTorch computes few operators in float16 as onnxruntime does, so the judge of float16 is float32.
         judged_in = "float32" if self._dtype == "float16" else self._dtype
         own = copy.deepcopy(network).float() if self._dtype == "float16" else network
@@ -313,57 +340,60 @@ class _Trial:
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
         self._tried = [
-            _Tried(runtime, dtype, session) for (runtime, dtype, _), session in zip(opened, sessions, strict=True)
+            _Tried(runtime, dtype, session, dtype != self._dtype)
+            for (runtime, dtype, _), session in zip(opened, sessions, strict=True)
         ]
         self._put_through(self._cases)
 
     def run(self, size: int) -> None:
         """Put one more batch through the reference and every session, in the artifact's own dtype."""
-        self._judge([(size, self._network.signature.inputs, False)])
+        self._judge([(size, self._network.signature.inputs, 0)])
         self._put_through(self._cases[-1:])
 
-    def _judge(self, sizes: Sequence[tuple[int, tuple[Input, ...], bool]]) -> None:
+    def _judge(self, sizes: Sequence[tuple[int, tuple[Input, ...], int]]) -> None:
         """Draw batches, and put each through the reference in the artifact's dtype; its logits choose the targets."""
-        for size, inputs, thorough in sizes:
+        for size, inputs, exactly in sizes:
             generator = torch.Generator().manual_seed(self._seed + len(self._cases))
             drawn = draw(inputs, size, generator)
             choose = _Choice(self._dtype, sum(len(case.target) for case in self._cases), generator)
             values, undecided = self._own(drawn, choose)
-            self._cases.append(_Case(drawn, thorough and self._exact is not None, choose.target, values, undecided))
+            self._cases.append(_Case(drawn, choose.target, values, undecided, exactly if self._exact else 0))
 
     def _judge_exactly(self, cases: Sequence[_Case]) -> None:
         """Put batches through the reference in float64; where it does not run, there is no proof in float64."""
         try:
             for case in cases:
                 assert self._exact is not None
-                case.exact, case.undecided = self._exact(case.inputs, case.target)
+                case.exact, undecided = self._exact(*case.start(case.exactly))
+                case.undecided[: case.exactly] = undecided
         except Exception as error:  # it may pin float32
             self._exact, self._skipped = None, _no_float64(error)
             for case in self._cases:
-                case.thorough, case.exact = False, None
+                case.exactly, case.exact = 0, None
 
     def _put_through(self, cases: Sequence[_Case]) -> None:
-        """Put batches through every session, and the thorough ones through all that is float64."""
+        """Put batches through every session, and what is tried in float64 through all that is float64."""
         names = self._network.signature.attributions
-        own = [partial(each.run, cases, names) for each in self._tried if each.dtype == self._dtype]
-        thorough = [case for case in cases if case.thorough]
-        together([*([partial(self._judge_exactly, thorough)] if thorough else []), *own])
-        thorough = [case for case in cases if case.thorough]
-        if thorough:
-            exact = [each for each in self._tried if each.dtype != self._dtype]
-            faults = together([partial(each.run_if_it_can, thorough, names) for each in exact])
+        calls = [partial(each.run, cases, names) for each in self._tried if not each.exact]
+        if any(case.exactly for case in cases):
+            calls.insert(0, partial(self._judge_exactly, [case for case in cases if case.exactly]))
+        together(calls)
+        judged = [case for case in cases if case.exact is not None]
+        if judged:
+            faults = together([partial(each.run_if_it_can, judged, names) for each in self._tried if each.exact])
             self._skipped = next(filter(None, faults), "")
 
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far; sensitivities are not measured yet."""
         found = []
-        for each in self._tried:
-            if each.results:
-                own = each.dtype == self._dtype
-                cases = [case for case in self._cases if own or case.thorough]
-                references = [case.own if own else case.best for case in cases]
-                undecided = [count for case in cases for count in case.undecided]
-                found.append(compare(each.runtime, each.dtype, each.results, references, undecided))
+        for each in filter(lambda each: each.results, self._tried):
+            expected, undecided = [], []
+            for case in self._cases:
+                values = case.exact if each.exact else case.own
+                if values is not None:
+                    expected.append(values)
+                    undecided += case.undecided[: len(values.logits)]
+            found.append(compare(each.runtime, each.dtype, each.results, expected, undecided))
         return tuple(found)
 
     def enough(self) -> bool:
@@ -403,7 +433,7 @@ class _Trial:
         """
         samples = [_Sample(case, row) for case in self._cases for row in range(len(case.target))]
         least = least_norms([case.own for case in self._cases])
-        moves = np.array([sample.far_from(sample.case.best, sample.row, least) for sample in samples])
+        moves = np.array([sample.far_from(sample.case.best[sample.row], 0, least) for sample in samples])
         generator = torch.Generator().manual_seed(self._seed)
         for _ in range(NUDGES):
             short = [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]
@@ -428,10 +458,8 @@ class _Trial:
             failures.append(
                 "too few samples agree outright: none in a batch, none of a named or none of a predicted class"
             )
-        same_size = [case for case in self._cases if case.shapes() == first.shapes()]
-        batches = {len(case.target): case for case in reversed(same_size)}
         running = [each for each in self._tried if each.results]
-        tried = list(itertools.product(running, rejected, batches.values()))
+        tried = list(itertools.product(running, rejected, self._cases[: self._planned]))
         accepted = together([partial(each.accepts, case, bad) for each, bad, case in tried])
         failures += [
             f"{each.runtime} {each.dtype}: target {target} was accepted in a batch of {len(case.target)}, "
@@ -456,7 +484,7 @@ class _Trial:
                 for sample in range(len(case.target))
             ),
             skipped=self._skipped,
-            digests=tuple(one for case in self._cases for one in digests(case.best)),
+            digests=tuple(digests(sample) for case in self._cases for sample in case.best),
             runtimes=parities,
         )
 
@@ -578,10 +606,9 @@ def as_values(explanation: Explanation, names: Sequence[str]) -> Values:
     return Values(explanation.logits, dict(zip(names, rows, strict=True)))
 
 
-def digests(values: Values) -> list[dict[str, list[float]]]:
-    """Return, per sample, a digest of the logits and of each attribution."""
-    outputs = {"logits": values.logits, **values.attributions}
-    return [{name: digest(rows[sample]) for name, rows in outputs.items()} for sample in range(len(values.logits))]
+def digests(sample: Values) -> dict[str, list[float]]:
+    """Return a digest of a sample's logits and of each attribution."""
+    return {name: digest(values) for name, values in {"logits": sample.logits, **sample.attributions}.items()}
 
 
 def digest(values: Any) -> list[float]:
