@@ -86,11 +86,13 @@ def _proof(console: Console, parity: Mapping[str, Any], files: Mapping[str, Any]
     batches = " and ".join(str(shape[0]) for shape in shapes)
     images = {tuple(shape[1:]) for shape in shapes}
     sizes = f", of {len(images)} sizes" if len(images) > 1 else ""
+    exactly = min(one["samples"] for one in parity["runtimes"])
+    fewer = f", in float64 on {exactly} of them" if exactly < samples else ""
     console.print(
-        f"\nProven against live autograd on {samples} inputs in batches of {batches}{sizes}; relative L2 errors:"
+        f"\nProven against live autograd on {samples} inputs in batches of {batches}{sizes}{fewer}; relative L2 errors:"
     )
     console.print(table)
-    undecided = sum(parity["runtimes"][0]["undecided"])
+    undecided = max(sum(one["undecided"]) for one in parity["runtimes"])
     if undecided:
         console.print(f"In {undecided} comparisons float32 rounding can decide, so a mask may flip there.")
     if parity["zero"] == samples:
