@@ -49,9 +49,7 @@ class Transposed:
 def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution; None if it has a bias."""
     node = node or match.node
-    given = arguments(node)
-    defaults: list[Any] = [None, [1], [0], [0], 1, [1]]
-    ct, weight, bias, stride, padding, _, groups, dilation = (*given, *defaults[len(given) - 2 :])
+    ct, weight, bias, stride, padding, _, groups, dilation = _settings(node)
     size = tuple(node.meta["val"].shape[2:])
     if bias is not None:
         return None
@@ -59,6 +57,12 @@ def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
     image, kernel = folded or (match.value(ct), match.value(weight))
     stride, padding, dilation = (per_axis(setting, 2) for setting in (stride, padding, dilation))
     return Transposed(image, kernel, size, stride, padding, dilation, groups)
+
+
+def _settings(node: fx.Node) -> list[Any]:
+    """Return all arguments of a transposed convolution."""
+    given = arguments(node)
+    return [*given, *[None, [1], [0], [0], 1, [1]][len(given) - 2 :]]
 
 
 def _folded(match: Match, ct: Any, weight: fx.Node) -> tuple[Tensor, Tensor] | None:
@@ -234,28 +238,50 @@ def _stride_phases(match: Match, interleave: Interleave = interleave) -> Any:
 
 def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution that is worth splitting: strided, and with channels to fill a block."""
-    op = _read(match, node)
-    channels = 0 if op is None else op.weight.shape[1] * op.groups
-    if op is None or channels < FEW or not all(isinstance(length, int) for length in op.size):
-        return None
-    return op if op.stride != [1, 1] and op.dilation == [1, 1] else None
+    node = node or match.node
+    return _read(match, node) if _splits(node) else None
+
+
+def _splits(node: fx.Node) -> bool:
+    _, weight, bias, stride, _, _, groups, dilation = _settings(node)
+    size = node.meta["val"].shape[2:]
+    if bias is not None or weight.meta["val"].shape[1] * groups < FEW:
+        return False
+    return all(isinstance(length, int) for length in size) and set(stride) != {1} and set(dilation) == {1}
 
 
 def _add_phases(match: Match, interleave: Interleave = interleave) -> Any:
     """``interleave(a) + interleave(b) -> interleave(a + b)``: a shortcut's 1x1 gradient touches one phase only."""
-    if len(match.node.args) != 2 or match.node.kwargs:
+    nodes = _both_split(match.node)
+    if nodes is None:
         return NotImplemented
-    nodes = [producer(argument, aten.conv_transpose2d.input) for argument in match.node.args]
-    if any(node is None or not used_once(node) for node in nodes):
-        return NotImplemented
-    a, b = (_phased(match, node) for node in nodes)
-    if a is None or b is None or (a.stride, a.size) != (b.stride, b.size):
-        return NotImplemented
+    a, b = (_read(match, node) for node in nodes)
+    assert a is not None
+    assert b is not None
     parts = [
         [_sum(left, right) for left, right in zip(*rows, strict=True)]
         for rows in zip(phases(a), phases(b), strict=True)
     ]
     return interleave(parts, a.size)
+
+
+def _both_split(node: fx.Node) -> list[fx.Node] | None:
+    """Return the two transposed convolutions, of one stride and size, that an addition adds; None if it adds others."""
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    found = [producer(argument, aten.conv_transpose2d.input) for argument in node.args]
+    nodes = [one for one in found if one is not None and used_once(one) and _splits(one)]
+    if len(nodes) < 2:
+        return None
+    strides = [per_axis(_settings(one)[3], 2) for one in nodes]
+    sizes = [one.meta["val"].shape[2:] for one in nodes]
+    return nodes if strides[0] == strides[1] and sizes[0] == sizes[1] else None
+
+
+def _added(node: fx.Node) -> list[fx.Node] | None:
+    """Return what the above starts from, or None where it does not apply."""
+    nodes = _both_split(node)
+    return None if nodes is None else [source for one in nodes for source in one.all_input_nodes]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -272,11 +298,11 @@ def _fold_scale(match: Match) -> Any:
 FLIP_KERNEL = Pass("flip kernel", (aten.conv_transpose2d.input,), _flip_kernel)
 STRIDE_PHASES = Pass("stride phases", (aten.conv_transpose2d.input,), _stride_phases)
 FOLD_SCALE = Pass("fold scale", (aten.conv_transpose2d.input,), _fold_scale)
-ADD_PHASES = Pass("add phases", (aten.add.Tensor,), _add_phases)
+ADD_PHASES = Pass("add phases", (aten.add.Tensor,), _add_phases, _added)
 SHUFFLED_PHASES = Pass(
     "shuffled phases", (aten.conv_transpose2d.input,), functools.partial(_stride_phases, interleave=shuffle)
 )
 ADD_SHUFFLED_PHASES = Pass(
-    "add shuffled phases", (aten.add.Tensor,), functools.partial(_add_phases, interleave=shuffle)
+    "add shuffled phases", (aten.add.Tensor,), functools.partial(_add_phases, interleave=shuffle), _added
 )
 JOINT_PHASES = Pass("joint phases", (aten.conv_transpose2d.input,), _joint_phases)

@@ -48,9 +48,9 @@ class Masked:
         return torch.relu(value) if self.positive else value
 
 
-def masked(match: Match) -> Masked | None:
+def masked(node: fx.Node) -> Masked | None:
     """Recognise ``g * m`` and ``g * m * (g > 0)`` where ``m`` is of booleans."""
-    product, mask = arguments(match.node)[:2]
+    product, mask = arguments(node)[:2]
     compared = positive_where(mask)
     inner = producer(product, aten.mul.Tensor)
     positive = inner is not None and compared is not None and inner.args[0] is compared
@@ -63,7 +63,7 @@ def masked(match: Match) -> Masked | None:
     if not isinstance(product, fx.Node) or not isinstance(product.meta["val"], Tensor):
         return None
     expand = producer(product, aten.expand.default)
-    if expand is not None and same_shape(mask.meta["val"], match.node.meta["val"]):
+    if expand is not None and same_shape(mask.meta["val"], node.meta["val"]):
         product = expand.args[0]
     return Masked(product, mask, positive)
 
@@ -84,7 +84,7 @@ def _selected_mask(match: Match) -> Any:
 
     Of cotangents only: where a network itself multiplies infinity by zero, it is NaN.
     """
-    found = masked(match) if scope_of(match.node).endswith(".vjp") else None
+    found = masked(match.node) if scope_of(match.node).endswith(".vjp") else None
     return NotImplemented if found is None else torch.where(match.value(found.mask), found.cotangent(match), 0.0)
 
 

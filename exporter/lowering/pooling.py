@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from exporter.lowering.blocked import each_channel, is_blocked
 from exporter.lowering.convolution import interleave, shuffle
-from exporter.lowering.pointwise import masked, positive_where
+from exporter.lowering.pointwise import Masked, masked, positive_where
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.rules.linear import per_axis
 
@@ -63,6 +63,16 @@ def _compare_taps(match: Match, selected: bool = False) -> Any:
     x, *settings = arguments(pool.node)
     ct, y = match.value(pool.ct), match.value(maxima(pool.node))
     return functools.partial(compare_taps, selected=selected)(ct, y, match.value(x), *settings)
+
+
+def _compared(node: fx.Node) -> list[fx.Node] | None:
+    """Return what the above starts from, or None where it does not apply."""
+    pool = find(node)
+    return None if pool is None or not _fixed(pool.node) else _starts(pool)
+
+
+def _starts(pool: Pool) -> list[fx.Node]:
+    return [pool.ct, maxima(pool.node), arguments(pool.node)[0]]
 
 
 def _fixed(pool: fx.Node) -> bool:
@@ -209,10 +219,10 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
     With ``blocked``, only where onnxruntime computes the pool in blocks, whose taps are then read in blocks too: 1.3 %
     less time of a resnet18 and 1 % of a vgg16, medians of interleaved runs.
     """
-    found = masked(match)
-    pool = find(found.g) if found else None
-    if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0] or not _fixed(pool.node):
+    pooled = _masked_pool(match.node)
+    if pooled is None:
         return NotImplemented
+    found, pool = pooled
     x, *settings = arguments(pool.node)
     if blocked and not is_blocked(x):
         return NotImplemented
@@ -222,10 +232,26 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
     return compare(ct, y, match.value(x), *settings)
 
 
-COMPARE_TAPS = Pass("compare taps", (aten.view.default, aten.reshape.default), _compare_taps)
-SELECTED_TAPS = Pass(
-    "selected taps", (aten.view.default, aten.reshape.default), functools.partial(_compare_taps, selected=True)
+def _masked_pool(node: fx.Node) -> tuple[Masked, Pool] | None:
+    """Recognise the cotangent of a max-pool under the mask of the rectifier before it."""
+    found = masked(node)
+    pool = find(found.g) if found else None
+    if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0] or not _fixed(pool.node):
+        return None
+    return found, pool
+
+
+def _pooled(node: fx.Node) -> list[fx.Node] | None:
+    """Return what a pooled mask starts from, or None where it does not apply."""
+    pooled = _masked_pool(node)
+    return None if pooled is None else _starts(pooled[1])
+
+
+_SHAPED = (aten.view.default, aten.reshape.default)
+COMPARE_TAPS = Pass("compare taps", _SHAPED, _compare_taps, _compared)
+SELECTED_TAPS = Pass("selected taps", _SHAPED, functools.partial(_compare_taps, selected=True), _compared)
+POOLED_MASK = Pass("pooled mask", (aten.mul.Tensor,), _pooled_mask, _pooled)
+SELECTED_POOLED_MASK = Pass(
+    "selected pooled mask", (aten.mul.Tensor,), functools.partial(_pooled_mask, selected=True), _pooled
 )
-POOLED_MASK = Pass("pooled mask", (aten.mul.Tensor,), _pooled_mask)
-SELECTED_POOLED_MASK = Pass("selected pooled mask", (aten.mul.Tensor,), functools.partial(_pooled_mask, selected=True))
 BLOCKED_POOL = Pass("blocked pool", (aten.mul.Tensor,), functools.partial(_pooled_mask, blocked=True))

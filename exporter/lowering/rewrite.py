@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ class Match:
 Rewrite = Callable[[Match], Any]
 """Traces a replacement and returns its value, or returns ``NotImplemented``."""
 
+Reads = Callable[[fx.Node], Collection[fx.Node] | None]
+"""Tells which values a rewrite of an operator starts from, or None where it does not apply."""
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -39,11 +42,14 @@ class Pass:
         name: As documentation and tests call it.
         ops: The operators that it looks at.
         rewrite: The rewrite; its docstring is the formula.
+        reads: Given where a rewrite starts further back than the operator's own arguments: what lies between is then
+            not traced at all, unless something else reads it.
     """
 
     name: str
     ops: tuple[torch._ops.OpOverload, ...]
     rewrite: Rewrite
+    reads: Reads | None = None
 
 
 def apply(program: Program, passes: Sequence[Pass]) -> Program:
@@ -55,11 +61,14 @@ def apply(program: Program, passes: Sequence[Pass]) -> Program:
     for one in passes:
         for op in one.ops:
             by_op.setdefault(op, []).append(one)
+    needed = _needed(program, by_op)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         env: dict[fx.Node, Any] = {}
 
         def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if node not in needed:
+                return None
             for one in by_op.get(node.target, ()):
                 result = one.rewrite(Match(node, lambda old: env[old] if isinstance(old, fx.Node) else old))
                 if result is not NotImplemented:
@@ -70,6 +79,16 @@ def apply(program: Program, passes: Sequence[Pass]) -> Program:
         return tuple(env[node] for node in program.outputs)
 
     return retrace(program, function)
+
+
+def _needed(program: Program, by_op: Mapping[Any, Sequence[Pass]]) -> set[fx.Node]:
+    """Return the nodes whose values the rewritten program is made from."""
+    needed = set(program.outputs)
+    for node in reversed(program.graph.nodes):
+        if node in needed:
+            starts = (one.reads(node) for one in by_op.get(node.target, ()) if one.reads is not None)
+            needed.update(next((found for found in starts if found is not None), node.all_input_nodes))
+    return needed
 
 
 def producer(node: Any, *ops: Any) -> fx.Node | None:

@@ -23,7 +23,7 @@ def _one_pass_mask(match: Match) -> Any:
     The kernel takes ``g`` where ``y > 0`` and ``g * slope`` elsewhere, so NaN in ``y`` masks, as the comparison does;
     ``threshold_backward`` would let it pass.
     """
-    found = masked(match)
+    found = masked(match.node)
     y = positive_where(found.mask) if found else None
     if found is None or y is None or y.meta["val"].dtype != found.g.meta["val"].dtype:
         return NotImplemented

@@ -249,3 +249,23 @@ def test_a_pass_that_never_applies_changes_nothing() -> None:
         to_module(lowered)(images, torch.zeros(3, dtype=torch.int64))[1],
         to_module(program)(images, torch.zeros(3, dtype=torch.int64))[1],
     )
+
+
+def test_what_a_later_rewrite_replaces_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool's cotangent is read by a mask whose rewrite starts from the pool; one of two ways is enough."""
+    from exporter.lowering import pooling
+    from exporter.sources import resolve
+
+    traced: list[bool] = []
+
+    def compare(*args, **options):
+        traced.append(options["positive"])
+        return original(*args, **options)
+
+    original = pooling.compare_taps
+    monkeypatch.setattr(pooling, "compare_taps", compare)
+    model = resolve("resnet18").model
+    program = differentiate(canonicalize(capture(model, torch.zeros(1, 3, 32, 32))), METHODS["guided"])
+    lowered = apply(program, PASSES["onnxruntime"])
+    assert traced == [True]
+    assert count(lowered)["scatter_add.default"] == 0
