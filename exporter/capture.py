@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from exporter.dynamic import Dimension, dimensions, fixed
-from exporter.errors import UnsupportedModel
+from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
 from exporter.network import Network, as_network, draw, evaluating
 from exporter.program import SCOPE, SOURCE, Program
@@ -77,11 +77,11 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
         shapes = " and ".join(f"{tuple(one[:1].shape)} ({one.dtype})" for one in pair)
         raise UnsupportedModel(
             f"{name} does not run on an input of shape {shapes}: "
-            f"{_first_line(alone)}. Check --input-shape and the weights."
+            f"{first_line(alone)}. Check --input-shape and the weights."
         ) from alone
     if isinstance(alone, Exception):  # batch norm in training mode is one
         raise UnsupportedModel(
-            f"{name} runs on two inputs but not on one: {_first_line(alone)}. A batch has any size: "
+            f"{name} runs on two inputs but not on one: {first_line(alone)}. A batch has any size: "
             "normalise by stored statistics, as eval mode does, and use x.shape[0] or -1 in place of a number."
         ) from alone
     if isinstance(together, Exception):
@@ -158,7 +158,7 @@ def _export(network: Network) -> torch.export.ExportedProgram:
                 f"the control flow of {_name(network)} depends on the data{_place(message)}, so no fixed graph "
                 "describes it. Rewrite the branch with torch.where, or export the branch that you need."
             ) from error
-        raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {_first_line(error)}") from error
+        raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {first_line(error)}") from error
 
 
 def _specialized(network: Network, message: str) -> str:
@@ -175,7 +175,7 @@ def _why(network: Network, name: str, other: int) -> str:
     """Say what the network raises at another value of a varying size, and where; nothing if it runs."""
     resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
     error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
-    return f"; at {other} it raises: {_first_line(error)}{_line_of(error)}" if isinstance(error, Exception) else ""
+    return f"; at {other} it raises: {first_line(error)}{_line_of(error)}" if isinstance(error, Exception) else ""
 
 
 class _WithoutDropout(TorchFunctionMode):
@@ -346,10 +346,6 @@ def _is_users(file: str) -> bool:
 
 def _name(network: Network) -> str:
     return type(network.model).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _place(message: str) -> str:

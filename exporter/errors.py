@@ -25,3 +25,8 @@ class ArtifactError(SaliportError):
 
 class VerificationFailed(Exception):
     """A runtime disagreed with live autograd: nothing is written, and the command exits with 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, for a sentence of our own."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -31,7 +31,6 @@ FRESH_COMPOSITES = {
 }
 """Composite operators that return a tensor of their own. Others may return their input, which no schema tells."""
 
-
 VIEWS = {
     aten.expand.default,
     aten.flatten.using_ints,
@@ -52,10 +51,12 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
         Exception: Of many kinds, where PyTorch cannot.
     """
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
-    if all(map(_is_known, calls)) and all(map(_may_change, _families(calls))):
-        _replace(exported.graph)
-        return exported
-    return exported.run_decompositions({})
+    families = _families(calls)
+    if not all(map(_is_known, calls)) or not all(map(_may_change, families)):
+        return exported.run_decompositions({})
+    for family in families:
+        _replace(family)
+    return exported
 
 
 def _is_known(node: fx.Node) -> bool:
@@ -73,13 +74,17 @@ def _families(calls: Sequence[fx.Node]) -> list[list[fx.Node]]:
 
     Those are all the names that it has but for views.
     """
-    families: dict[fx.Node, list[fx.Node]] = {}
+    family_of: dict[fx.Node, list[fx.Node]] = {}
+    families = []
     for node in calls:
         written = node.args[0] if _functional(node.target) else None
         if isinstance(written, fx.Node):
-            families[node] = families.setdefault(written, [written])
-            families[node].append(node)
-    return list({id(family): family for family in families.values()}.values())
+            if written not in family_of:
+                family_of[written] = [written]
+                families.append(family_of[written])
+            family_of[node] = family_of[written]
+            family_of[node].append(node)
+    return families
 
 
 def _may_change(family: list[fx.Node]) -> bool:
@@ -100,24 +105,22 @@ def _may_change(family: list[fx.Node]) -> bool:
     )
 
 
-def _replace(graph: fx.Graph) -> None:
+def _replace(family: list[fx.Node]) -> None:
     """Put functional operators in place of those that write; what reads the tensor afterwards reads their result."""
-    for family in _families([node for node in graph.nodes if node.op == "call_function"]):
-        for index, node in enumerate(family[1:], start=1):
-            for name in family[:index]:
-                name.replace_all_uses_with(node, delete_user_cb=node.__lt__)
-            functional = _functional(node.target)
-            assert functional is not None
-            node.target = functional
-            node.meta["val"] = node.meta["val"].detach()  # a value of its own: until here it was the tensor's
+    for index, node in enumerate(family[1:], start=1):
+        for name in family[:index]:
+            name.replace_all_uses_with(node, delete_user_cb=node.__lt__)
+        functional = _functional(node.target)
+        assert functional is not None
+        node.target = functional
+        node.meta["val"] = node.meta["val"].detach()  # a value of its own: until here it was the tensor's
 
 
 def _is_fresh(node: fx.Node) -> bool:
     """Tell whether an operator's result is never one of its inputs, or a view of it."""
     op = node.target
     assert isinstance(op, torch._ops.OpOverload)
-    plain = not any(argument.alias_info for argument in op._schema.arguments)
-    return plain and (op in FRESH_COMPOSITES or not _is_composite(op))
+    return not _has_aliases(op) and (op in FRESH_COMPOSITES or not _is_composite(op))
 
 
 @cache
@@ -132,8 +135,12 @@ def _functional(op: Any) -> torch._ops.OpOverload | None:
     if found is None or not first or any(rest) or _is_composite(found):
         return None
     names = [[argument.name for argument in one._schema.arguments] for one in (op, found)]
-    plain = not any(argument.alias_info for argument in found._schema.arguments)
-    return found if plain and names[0] == names[1] else None
+    return found if names[0] == names[1] and not _has_aliases(found) else None
+
+
+def _has_aliases(op: torch._ops.OpOverload) -> bool:
+    """Tell whether an operator writes into an argument, or returns one or a view of one, as far as its schema says."""
+    return any(argument.alias_info for argument in op._schema.arguments)
 
 
 @cache

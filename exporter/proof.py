@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporter.dynamic import Dimension
-from exporter.errors import ArtifactError, UsageError, VerificationFailed
+from exporter.errors import ArtifactError, UsageError, VerificationFailed, first_line
 from exporter.network import Network, draw, evaluating
 from exporter.parity import AGREEING, SLACK, Parity, Values, compare, least_norms, relative_l2
 from exporter.reference import Choose, live
@@ -414,14 +414,14 @@ class _Trial:
 
     def _with_sensitivity(self, parities: Sequence[Parity]) -> tuple[Parity, ...]:
         """Measure the sensitivity of the samples that do not agree; in float64 all must."""
-        own = [parity for parity in parities if parity.dtype == self._dtype != "float64"]
-        if all(parity.agrees.all() for parity in own):
+        apart = [parity for parity in parities if parity.dtype != "float64" and not parity.agrees.all()]
+        if not apart:
             return tuple(parities)
-        errors = np.array([np.where(parity.agrees, 0.0, parity.relative_l2) for parity in own])
+        errors = np.array([np.where(parity.agrees, 0.0, parity.relative_l2) for parity in apart])
         moves = self._sensitivity(errors.max(0))
         return tuple(
             replace(parity, sensitivity=tuple(np.where(parity.agrees, 0.0, moves).tolist()))
-            if parity in own
+            if parity in apart
             else parity
             for parity in parities
         )
@@ -433,7 +433,8 @@ class _Trial:
         """
         samples = [_Sample(case, row) for case in self._cases for row in range(len(case.target))]
         least = least_norms([case.own for case in self._cases])
-        moves = np.array([sample.far_from(sample.case.best[sample.row], 0, least) for sample in samples])
+        best = [values for case in self._cases for values in case.best]
+        moves = np.array([sample.far_from(values, 0, least) for sample, values in zip(samples, best, strict=True)])
         generator = torch.Generator().manual_seed(self._seed)
         for _ in range(NUDGES):
             short = [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]
@@ -549,11 +550,7 @@ def _in_float64(network: Network) -> tuple[Network | None, str]:
 
 
 def _no_float64(error: Exception) -> str:
-    return f"the network does not run in float64: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
+    return f"the network does not run in float64: {first_line(error)}"
 
 
 def _openers(

@@ -232,17 +232,12 @@ Interleave = Callable[[list[list[Tensor | None]], tuple[int, int]], Tensor]
 
 def _stride_phases(match: Match, interleave: Interleave = interleave) -> Any:
     """At a stride: one Conv for each phase of the output, then interleave; see :func:`phases`."""
-    op = _phased(match)
+    op = _read(match) if _splits(match.node) else None
     return NotImplemented if op is None else interleave(phases(op), op.size)
 
 
-def _phased(match: Match, node: fx.Node | None = None) -> Transposed | None:
-    """Read a transposed convolution that is worth splitting: strided, and with channels to fill a block."""
-    node = node or match.node
-    return _read(match, node) if _splits(node) else None
-
-
 def _splits(node: fx.Node) -> bool:
+    """Tell whether a transposed convolution is worth splitting: strided, and with channels to fill a block."""
     _, weight, bias, stride, _, _, groups, dilation = _settings(node)
     size = node.meta["val"].shape[2:]
     if bias is not None or weight.meta["val"].shape[1] * groups < FEW:

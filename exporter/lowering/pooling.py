@@ -57,8 +57,8 @@ def maxima(pool: fx.Node) -> fx.Node:
 
 def _compare_taps(match: Match, selected: bool = False) -> Any:
     """``scatter_add(argmax, ct) -> for each tap: ct * (tap == y)``; see :func:`compare_taps`."""
-    pool = find(match.node)
-    if pool is None or not _fixed(pool.node):
+    pool = _comparable(match.node)
+    if pool is None:
         return NotImplemented
     x, *settings = arguments(pool.node)
     ct, y = match.value(pool.ct), match.value(maxima(pool.node))
@@ -67,19 +67,23 @@ def _compare_taps(match: Match, selected: bool = False) -> Any:
 
 def _compared(node: fx.Node) -> list[fx.Node] | None:
     """Return what the above starts from, or None where it does not apply."""
-    pool = find(node)
-    return None if pool is None or not _fixed(pool.node) else _starts(pool)
+    pool = _comparable(node)
+    return None if pool is None else _starts(pool)
 
 
 def _starts(pool: Pool) -> list[fx.Node]:
     return [pool.ct, maxima(pool.node), arguments(pool.node)[0]]
 
 
-def _fixed(pool: fx.Node) -> bool:
-    """Tell whether a pool has a fixed image size and no dilation."""
-    x, _, *rest = arguments(pool)
+def _comparable(node: Any) -> Pool | None:
+    """Recognise the cotangent of a pool that has a fixed image size and no dilation."""
+    pool = find(node)
+    if pool is None:
+        return None
+    x, _, *rest = arguments(pool.node)
     dilation = rest[2] if len(rest) > 2 else [1]
-    return all(isinstance(size, int) for size in x.meta["val"].shape[-3:]) and set(dilation) == {1}
+    fixed = all(isinstance(size, int) for size in x.meta["val"].shape[-3:])
+    return pool if fixed and set(dilation) == {1} else None
 
 
 def compare_taps(
@@ -235,8 +239,8 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
 def _masked_pool(node: fx.Node) -> tuple[Masked, Pool] | None:
     """Recognise the cotangent of a max-pool under the mask of the rectifier before it."""
     found = masked(node)
-    pool = find(found.g) if found else None
-    if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0] or not _fixed(pool.node):
+    pool = _comparable(found.g) if found else None
+    if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0]:
         return None
     return found, pool
 
