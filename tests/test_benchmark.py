@@ -370,6 +370,25 @@ def test_other_sizes_and_threads_have_no_bars(tmp_path: Path) -> None:
 # -- records and reports ---------------------------------------------------------------------------------------
 
 
+def test_a_network_has_one_color_and_one_place(tmp_path: Path) -> None:
+    """Whatever was measured first, and whichever batches there are of it."""
+    records = Records(tmp_path / "results.json")
+    measured = [("mine", 1), ("vgg16", 8), ("resnet18", 1), ("vgg16", 1), ("mine", 8)]
+    for index, (model, batch) in enumerate(measured):
+        records.put(record(Case("speed", model, batch), race(YARDSTICK=[10.0], ARTIFACT=[20.0 + index])))
+    models = [one.case.model for one in records.of("speed")]
+    assert models == ["resnet18", "vgg16", "vgg16", "mine", "mine"]
+    figure = plots._ratios(records)
+    assert figure is not None
+    colors = [
+        {label: handle[0].get_facecolor() for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        for axes in figure.axes
+    ]
+    assert list(map(set, colors)) == [{"resnet18", "vgg16", "mine"}, {"vgg16", "mine"}]
+    assert len(set(colors[0].values())) == 3
+    assert colors[1].items() <= colors[0].items()
+
+
 def test_records_are_kept_by_case(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "results.json"
     records = Records(path)

@@ -35,6 +35,7 @@ def _ratios(records: Records) -> Figure | None:
     if not found:
         return None
     batches = sorted({record.case.batch for record in found})
+    colors = {model: f"C{index}" for index, model in enumerate(dict.fromkeys(record.case.model for record in found))}
     names = [
         name
         for name in c.TAKING_PART["speed"]
@@ -57,10 +58,11 @@ def _ratios(records: Records) -> Figure | None:
                     value.median,
                     height,
                     xerr=spread,
-                    color=f"C{index}",
+                    color=colors[record.case.model],
                     error_kw={"linewidth": 0.8},
                 )
-            axes.barh(0, 0, color=f"C{index}", label=record.case.name)  # for the legend, whichever rows there are
+            # For the legend, whichever rows there are.
+            axes.barh(0, 0, color=colors[record.case.model], label=record.case.name)
         axes.axvline(1, color="grey", linewidth=0.8)
         axes.axvline(LIMIT, color="black", linewidth=0.8, linestyle="--")
         axes.set_yticks(range(len(names)), names)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarking.plan import Case
+from scripts.benchmarking.plan import MODELS, Case
 
 SCHEMA = 1
 
@@ -72,8 +72,9 @@ class Records:
         return self._records.get(case)
 
     def of(self, part: str) -> list[Record]:
-        """Return a part's records, in the order in which its cases were first measured."""
-        return [record for case, record in self._records.items() if case.part == part]
+        """Return a part's records: networks in the plan's order, each in the order in which it was first measured."""
+        found = [record for case, record in self._records.items() if case.part == part]
+        return sorted(found, key=lambda record: (*MODELS, record.case.model).index(record.case.model))
 
     def __iter__(self) -> Any:
         """Go through all records."""
