@@ -15,6 +15,7 @@ from exporter.lowering.convolution import (
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT, SELECTED_MASK
 from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK, SELECTED_POOLED_MASK, SELECTED_TAPS
 from exporter.lowering.rewrite import Pass, apply
+from exporter.lowering.stem import PHASED_STEM
 from exporter.lowering.torchscript import ONE_PASS_MASK, POOL_GRADIENT
 from exporter.program import Program
 
@@ -29,6 +30,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         *_POOLS,
         ADDED_MASK,
         *_EVERYWHERE,
+        PHASED_STEM,
         FLIP_KERNEL,
         STRIDE_PHASES,
         FOLD_SCALE,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from exporter.lowering.blocked import each_channel, is_blocked
-from exporter.lowering.convolution import interleave, shuffle
+from exporter.lowering.convolution import Phases, interleave, shuffle
 from exporter.lowering.pointwise import Masked, masked, positive_where
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.rules.linear import per_axis
@@ -57,7 +57,7 @@ def maxima(pool: fx.Node) -> fx.Node:
 
 def _compare_taps(match: Match, selected: bool = False) -> Any:
     """``scatter_add(argmax, ct) -> for each tap: ct * (tap == y)``; see :func:`compare_taps`."""
-    pool = _comparable(match.node)
+    pool = comparable(match.node)
     if pool is None:
         return NotImplemented
     x, *settings = arguments(pool.node)
@@ -67,15 +67,16 @@ def _compare_taps(match: Match, selected: bool = False) -> Any:
 
 def _compared(node: fx.Node) -> list[fx.Node] | None:
     """Return what the above starts from, or None where it does not apply."""
-    pool = _comparable(node)
-    return None if pool is None else _starts(pool)
+    pool = comparable(node)
+    return None if pool is None else starts(pool)
 
 
-def _starts(pool: Pool) -> list[fx.Node]:
+def starts(pool: Pool) -> list[fx.Node]:
+    """Return what a pool's cotangent is computed from."""
     return [pool.ct, maxima(pool.node), arguments(pool.node)[0]]
 
 
-def _comparable(node: Any) -> Pool | None:
+def comparable(node: Any) -> Pool | None:
     """Recognise the cotangent of a pool that has a fixed image size and no dilation."""
     pool = find(node)
     if pool is None:
@@ -118,10 +119,33 @@ def compare_taps(
 
     ct, y: [N, C, H', W']; x: [N, C, H, W]; returns [N, C, H, W].
     """
+    grid = tap_phases(ct, y, x, kernel, stride, padding, blocked=blocked, selected=selected)
+    if positive and selected:  # fused with the last sum of each phase
+        grid = positive_parts(grid)
+    whole = (shuffle if selected else interleave)(grid, (int(x.shape[2]), int(x.shape[3])))
+    return torch.relu(whole) if positive and not selected else whole
+
+
+def tap_phases(
+    ct: Tensor,
+    y: Tensor,
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int] | tuple[()] = (),
+    padding: list[int] | tuple[int] = (0,),
+    *,
+    blocked: bool = False,
+    selected: bool = False,
+) -> Phases:
+    """Return the stride phases of :func:`compare_taps`; one that no tap reads is None.
+
+    The last tap takes what is left without a comparison: one of the taps is the maximum. That is an eighth less for a
+    window of 3x3, a third for one of 2x2.
+    """
     kernel, padding = per_axis(kernel, 2), per_axis(padding, 2)
     stride = per_axis(stride, 2) if len(stride) else kernel
     size = (int(x.shape[2]), int(x.shape[3]))
-    grid: list[list[Tensor | None]] = [[None] * stride[1] for _ in range(stride[0])]
+    grid: Phases = [[None] * stride[1] for _ in range(stride[0])]
     left = ct
     rows, columns = (
         [read for tap in range(kernel[axis]) if (read := _read(tap, padding[axis], stride[axis], *sizes))]
@@ -130,18 +154,20 @@ def compare_taps(
     reads = list(itertools.product(rows, columns))
     taps = (_taps_in_blocks if blocked else _taps)(x, rows, columns, stride, y.shape[2:])
     for index, (((row, row_widths), (column, column_widths)), tap) in enumerate(zip(reads, taps, strict=True), 1):
-        widths = [*column_widths, *row_widths]
-        found = tap == y
-        part = torch.where(found, left, 0.0) if selected else left * found
+        part = left
         if index < len(reads):
+            found = tap == y
+            part = torch.where(found, left, 0.0) if selected else left * found
             left = torch.where(found, 0.0, left) if selected else left - part
-        part = _pad(part, [-width for width in widths], 0)
+        part = _pad(part, [-width for width in (*column_widths, *row_widths)], 0)
         so_far = grid[row][column]
         grid[row][column] = part if so_far is None else so_far + part
-    if positive and selected:  # fused with the last sum of each phase
-        return shuffle([[None if part is None else torch.relu(part) for part in parts] for parts in grid], size)
-    whole = (shuffle if selected else interleave)(grid, size)
-    return torch.relu(whole) if positive else whole
+    return grid
+
+
+def positive_parts(phases: Phases) -> Phases:
+    """Return the positive part of each phase."""
+    return [[None if part is None else torch.relu(part) for part in parts] for parts in phases]
 
 
 _Read = tuple[int, tuple[int, int]]
@@ -164,7 +190,7 @@ def _taps(
 def _taps_in_blocks(
     x: Tensor, rows: list[_Read], columns: list[_Read], stride: list[int], windows: torch.Size
 ) -> Iterator[Tensor]:
-    """Yield the same with zero around: each phase by a strided Conv of one tap a channel, its shifts by slices.
+    """Yield the same with zero around: each phase by a strided Conv of one tap a channel, its shifts by crops.
 
     The Conv of phase ``r`` starts at ``x[s first + r]``, which is before the image if ``r`` is not zero: a Conv can
     pad, but not skip.
@@ -181,11 +207,9 @@ def _taps_in_blocks(
         whole[phases] = each_channel(_pad(x, around, 0.0), stride)
     for (row, (above, _)), (column, (before, _)) in itertools.product(rows, columns):
         tap = whole[row, column]
-        starts = -above - spans[0][row][0], -before - spans[1][column][0]
-        for axis, (start, count) in enumerate(zip(starts, windows, strict=True), 2):
-            if tap.shape[axis] != count:
-                tap = aten.slice(tap, axis, start, start + count)
-        yield tap
+        begins = -above - spans[0][row][0], -before - spans[1][column][0]
+        cut = [(start, have - start - count) for start, have, count in zip(begins, tap.shape[2:], windows, strict=True)]
+        yield _pad(tap, [-width for axis in reversed(cut) for width in axis], 0.0)
 
 
 def _spans(reads: list[_Read]) -> dict[int, tuple[int, int]]:
@@ -223,7 +247,7 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
     With ``blocked``, only where onnxruntime computes the pool in blocks, whose taps are then read in blocks too: 1.3 %
     less time of a resnet18 and 1 % of a vgg16, medians of interleaved runs.
     """
-    pooled = _masked_pool(match.node)
+    pooled = masked_pool(match.node)
     if pooled is None:
         return NotImplemented
     found, pool = pooled
@@ -236,10 +260,10 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
     return compare(ct, y, match.value(x), *settings)
 
 
-def _masked_pool(node: fx.Node) -> tuple[Masked, Pool] | None:
+def masked_pool(node: fx.Node) -> tuple[Masked, Pool] | None:
     """Recognise the cotangent of a max-pool under the mask of the rectifier before it."""
     found = masked(node)
-    pool = _comparable(found.g) if found else None
+    pool = comparable(found.g) if found else None
     if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0]:
         return None
     return found, pool
@@ -247,8 +271,8 @@ def _masked_pool(node: fx.Node) -> tuple[Masked, Pool] | None:
 
 def _pooled(node: fx.Node) -> list[fx.Node] | None:
     """Return what a pooled mask starts from, or None where it does not apply."""
-    pooled = _masked_pool(node)
-    return None if pooled is None else _starts(pooled[1])
+    pooled = masked_pool(node)
+    return None if pooled is None else starts(pooled[1])
 
 
 _SHAPED = (aten.view.default, aten.reshape.default)

@@ -319,6 +319,18 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     ),
     "pad a value before conv2d": lambda: nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(3, 2, 3)),
     "crop before conv2d": lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(3, 2, 3)),
+    "crop after conv_transpose2d": lambda: nn.Sequential(
+        nn.ConvTranspose2d(3, 2, 3, 2, padding=1, output_padding=1), nn.ZeroPad2d((1, -2, -1, -1))
+    ),
+    "crop after conv_transpose1d": lambda: nn.Sequential(
+        nn.Flatten(2), nn.ConvTranspose1d(3, 2, 4, 3), nn.ConstantPad1d((2, -1), 0.5)
+    ),
+    "crop and more of conv_transpose2d": lambda: nn.Sequential(
+        nn.ConvTranspose2d(3, 2, 3, 2), Function(lambda x: F.pad(x, (0, -2, 0, 0)).sum(3) + x.sum(3))
+    ),
+    "crop channels after conv_transpose2d": lambda: nn.Sequential(
+        nn.ConvTranspose2d(3, 3, 3, 2), Function(lambda x: F.pad(x, (0, -1, 0, 0, 0, -1)))
+    ),
     "slices": lambda: lambda x: x[:, -2:, 1:-1, ::2],
     "slices with a step": lambda: lambda x: x[:, :, 1::4, 1:4:2],
     "select": lambda: lambda x: x[:, -1] + x[:, 0],

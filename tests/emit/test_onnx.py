@@ -238,6 +238,16 @@ def test_zeros_around_the_image_become_the_convs_padding() -> None:
     assert kinds["Conv"] == 1
 
 
+def test_a_crop_becomes_the_conv_transposes() -> None:
+    """PyTorch's cuts both ends alike, ONNX's each by itself; what is in front of the image stays a Pad."""
+    graph = translate(explicit("crop after conv_transpose1d"), OUTPUTS, 18).graph
+    (forward,) = (node for node in graph.node if node.op_type == "ConvTranspose" and ".vjp" not in node.name)
+    (pads,) = (list(attribute.ints) for attribute in forward.attribute if attribute.name == "pads")
+    assert pads == [0, 1]
+    before = graph.node[: list(graph.node).index(forward)]
+    assert "Slice" not in {node.op_type for node in before}
+
+
 def test_whole_numbers_agree_to_the_bit() -> None:
     """Ties in a max-pool and zeros at a rectifier."""
     torch.manual_seed(0)

@@ -11,10 +11,11 @@ from torch import nn
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
-from exporter.lowering import PASSES, lower, pooling
+from exporter.lowering import PASSES, lower, pooling, stem
 from exporter.lowering.convolution import Transposed, interleave, joint_phases, shuffle, swap
-from exporter.lowering.pooling import compare_taps
+from exporter.lowering.pooling import compare_taps, tap_phases
 from exporter.lowering.rewrite import Pass, apply
+from exporter.lowering.stem import transposed_phases
 from exporter.methods import METHODS
 from exporter.program import Program, to_module
 from exporter.sources import resolve
@@ -38,8 +39,8 @@ CASES = [
     ("row of weight", "vgg", {"scatter.value": 1, "matmul.default": 1}, {"index_select.default": 1}),
     ("positive part", "vgg", {"mul.Tensor": 2, "gt.Scalar": 2}, {"relu.default": 2}),
     ("broadcast", "average pools", {"expand.default": 1}, {}),
-    ("compare taps", "vgg", {"scatter_add.default": 2}, {"eq.Tensor": 8}),
-    ("compare taps", "resnet stem", {"scatter_add.default": 1}, {"eq.Tensor": 9}),
+    ("compare taps", "vgg", {"scatter_add.default": 2}, {"eq.Tensor": 6}),
+    ("compare taps", "resnet stem", {"scatter_add.default": 1}, {"eq.Tensor": 8}),
     ("pooled mask", "vgg", {"scatter_add.default": 2}, {"relu.default": 2}),
     ("flip kernel", "vgg", {"conv_transpose2d.input": 2}, {"conv2d.default": 2, "flip.default": 2}),
     ("stride phases", "depthwise, relu6", {"conv_transpose2d.input": 1}, {"conv2d.default": 4}),
@@ -49,13 +50,14 @@ CASES = [
     ("add shuffled phases", "residual, stride 2", {"conv_transpose2d.input": 2}, {"pixel_shuffle.default": 1}),
     ("joint phases", "resnet stem", {"conv_transpose2d.input": 1}, {"conv2d.default": 1, "pixel_shuffle.default": 1}),
     ("selected mask", "vgg", {"gt.Scalar": 2, "mul.Tensor": 4}, {"where.ScalarOther": 2, "relu.default": 2}),
-    ("selected taps", "resnet stem", {"scatter_add.default": 1}, {"where.ScalarOther": 9, "pixel_shuffle.default": 1}),
-    ("selected pooled mask", "vgg", {"scatter_add.default": 2}, {"where.ScalarOther": 10, "relu.default": 8}),
+    ("selected taps", "resnet stem", {"scatter_add.default": 1}, {"where.ScalarOther": 8, "pixel_shuffle.default": 1}),
+    ("selected pooled mask", "vgg", {"scatter_add.default": 2}, {"where.ScalarOther": 8, "relu.default": 8}),
     ("one-pass mask", "vgg", {"gt.Scalar": 4, "mul.Tensor": 4}, {"leaky_relu_backward.default": 2, "relu.default": 2}),
     ("pool gradient", "vgg", {"scatter_add.default": 2}, {"max_pool2d_with_indices_backward.default": 2}),
     ("pool gradient", "resnet stem", {"scatter_add.default": 1}, {"max_pool2d_with_indices_backward.default": 1}),
-    ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 9, "conv2d.default": 4}),
-    ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 8, "conv2d.default": 8}),
+    ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 8, "conv2d.default": 4}),
+    ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 6, "conv2d.default": 6}),
+    ("phased stem", "resnet stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 8}),
     ("added mask", "blocks, pools and relu6", {"mul.Tensor": 4}, {"conv2d.default": 2, "add.Tensor": 2}),
 ]
 
@@ -95,6 +97,8 @@ def test_every_pass_has_a_case() -> None:
         ("shuffled phases", "vgg"),
         ("add shuffled phases", "vgg"),
         ("blocked pool", "vgg"),  # eight channels do not fill a block
+        ("phased stem", "vgg"),  # no stride
+        ("phased stem", "depthwise, relu6"),  # no pool
         ("added mask", "vgg"),
         ("added mask", "blocks"),  # the shortcut has a gradient of the same cotangent
         ("added mask", "groups, strides, dilation"),  # groups of several channels
@@ -221,6 +225,34 @@ def test_joint_phases_equal_a_transposed_convolution(kernel, stride: int, paddin
     assert torch.equal(joint_phases(Transposed(ct, weight, size, *both, [1, 1], 1)), expected)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((7, 7), 2, 3),
+        ((3, 3), 2, 0),
+        ((3, 3), 2, 1),
+        ((5, 4), (2, 3), (2, 0)),
+        ((3, 3), 1, 5),
+        ((9, 9), 2, 4),
+        ((2, 2), 4, 0),
+    ],
+)
+@pytest.mark.parametrize("count", [(2, 2), (3, 3), (2, 1)])
+@pytest.mark.parametrize("size", [(23, 24), (15, 14), (31, 9)])
+def test_transposing_phases_equals_transposing_the_whole(
+    kernel, stride, padding, count: tuple[int, int], size: tuple[int, int]
+) -> None:
+    stride, padding = ([v, v] if isinstance(v, int) else list(v) for v in (stride, padding))
+    x = torch.zeros(2, 3, *size, requires_grad=True)
+    weight = torch.randint(-3, 4, (5, 3, *kernel)).float()
+    y = torch.conv2d(x, weight, None, stride, padding)
+    ct = torch.randint(-3, 4, y.shape).float()
+    (expected,) = torch.autograd.grad(y, x, ct)
+    parts = [[ct[:, :, row :: count[0], column :: count[1]] for column in range(count[1])] for row in range(count[0])]
+    given = [[part if part.numel() else None for part in columns] for columns in parts]
+    assert torch.equal(transposed_phases(given, weight, stride, padding, list(size)), expected)
+
+
 @pytest.mark.parametrize("count", [(2, 2), (3, 3), (2, 1)])
 @pytest.mark.parametrize("size", [(12, 12), (11, 10)])
 def test_shuffling_equals_interleaving(count: tuple[int, int], size: tuple[int, int]) -> None:
@@ -256,11 +288,12 @@ def test_what_a_later_rewrite_replaces_is_not_traced(monkeypatch: pytest.MonkeyP
     """A pool's cotangent is read by a mask whose rewrite starts from the pool; one of two ways is enough."""
     traced: list[bool] = []
 
-    def compare(*args, **options):
-        traced.append(options["positive"])
-        return compare_taps(*args, **options)
+    def phases(*args, **options):
+        traced.append(options["blocked"])
+        return tap_phases(*args, **options)
 
-    monkeypatch.setattr(pooling, "compare_taps", compare)
+    for module in (pooling, stem):
+        monkeypatch.setattr(module, "tap_phases", phases)
     model = resolve("resnet18").model
     program = differentiate(canonicalize(capture(model, torch.zeros(1, 3, 32, 32))), METHODS["guided"])
     lowered = apply(program, PASSES["onnxruntime"])

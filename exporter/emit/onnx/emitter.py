@@ -129,6 +129,13 @@ class Emitter:
         value: Value = self._values[node]
         return value
 
+    def arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a node's arguments as a translation receives them."""
+        found: tuple[tuple[Any, ...], dict[str, Any]] = fx.map_arg(
+            (node.args, node.kwargs), lambda a: self._values.get(a, a.meta["val"])
+        )
+        return found
+
     def is_stored(self, x: Value) -> bool:
         """Tell whether a value is one of the program's tensors, which the file stores."""
         return x.name in self._program.tensors
@@ -270,7 +277,7 @@ class Emitter:
                 f"{node.target} has no ONNX translation ({place_of(node)}). Translations are functions in "
                 'exporter/emit/onnx; see CONTRIBUTING.md, "Adding an operator".'
             )
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: self._values.get(a, a.meta["val"]))
+        args, kwargs = self.arguments(node)
         try:
             result = translation(self, *args, **kwargs)
         except UnsupportedOp as error:

@@ -38,8 +38,11 @@ def _conv(
     )
 
 
-@translates(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
-def _conv_transpose(
+TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+
+
+@translates(*TRANSPOSED)
+def conv_transpose(
     e: Emitter,
     x: Value,
     weight: Value,
@@ -49,17 +52,19 @@ def _conv_transpose(
     output_padding: Sequence[int] = (0,),
     groups: int = 1,
     dilation: Sequence[int] = (1,),
+    cut: Sequence[int] = (),
 ) -> str:
+    """With ``cut``, so much more is cut at the end of each axis."""
     axes = x.ndim - 2
     stride, padding, extra = (per_axis(setting, axes) for setting in (stride, padding, output_padding))
-    after = list(padding)
+    after = [p + more for p, more in zip(padding, cut or [0] * axes, strict=True)]
     zeros = [0] * axes
     for axis, (s, p, more) in enumerate(zip(stride, padding, extra, strict=True)):
         if (
             more >= s
         ):  # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros
             zeros[axis] = max(0, -(-(more - p) // s))
-            after[axis], extra[axis] = p - more + s * zeros[axis], 0
+            after[axis], extra[axis] = after[axis] - more + s * zeros[axis], 0
     kernel = _apart(e, weight) if groups == 1 else weight
     longer = e.op("Pad", x, e.constant([0] * (axes + 4) + zeros)) if any(zeros) else x
     return e.op(
