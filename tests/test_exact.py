@@ -47,6 +47,22 @@ class Residual(nn.Module):
         return self.relu(y)
 
 
+class Bottleneck(nn.Module):
+    """A strided block between pointwise convolutions, with a projection, as in a deeper ResNet."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels, eps=0)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1)
+        self.conv3 = nn.Conv2d(channels, 2 * channels, 1)
+        self.project = nn.Conv2d(channels, 2 * channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(self.conv3(y) + self.project(x))
+
+
 class Functional(nn.Module):
     """Rectifiers that no module shows, and a value that is used twice."""
 
@@ -121,6 +137,23 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             features=80,
         ),
         (8, 9, 11),
+    ),
+    "bottleneck, stride 2": (
+        lambda: _net(nn.Conv2d(3, 16, 1), nn.ReLU(), Bottleneck(16, 2), features=288),
+        (3, 6, 5),
+    ),
+    "inverted bottleneck": (
+        lambda: _net(
+            nn.Conv2d(3, 16, 1),
+            nn.Conv2d(16, 32, 1, bias=False),
+            nn.BatchNorm2d(32, eps=0),
+            nn.ReLU6(),
+            nn.Conv2d(32, 32, 3, (3, 2), 1, groups=32),
+            nn.ReLU6(),
+            nn.Conv2d(32, 8, 1),
+            features=72,
+        ),
+        (3, 7, 6),
     ),
     "average pools": (
         lambda: _net(nn.Conv2d(3, 8, 1, 2), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), features=8),

@@ -13,6 +13,7 @@ from exporter.lowering.convolution import (
     STRIDE_PHASES,
 )
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT, SELECTED_MASK
+from exporter.lowering.pointwise_phases import ADD_POINTWISE_PHASES, POINTWISE_PHASES
 from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK, SELECTED_POOLED_MASK, SELECTED_TAPS
 from exporter.lowering.rewrite import Pass, apply
 from exporter.lowering.stem import PHASED_STEM
@@ -31,9 +32,11 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         ADDED_MASK,
         *_EVERYWHERE,
         PHASED_STEM,
+        POINTWISE_PHASES,
         FLIP_KERNEL,
         STRIDE_PHASES,
         FOLD_SCALE,
+        ADD_POINTWISE_PHASES,
         ADD_PHASES,
     ),
     "openvino": (

@@ -10,6 +10,7 @@ into NaN, where a rectifier passes nothing: so masks are compared in the ordinar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ _KEEPING = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.a
 def is_blocked(node: Any) -> bool:
     """Tell whether onnxruntime computes a value in blocks: where the channels fill them, and Convs are at its start."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    if not isinstance(value, Tensor) or not _fills_blocks(value):
+    if not isinstance(value, Tensor) or not fills_blocks(value):
         return False
     if node.target == aten.conv2d.default:
         groups = arguments(node)[6] if len(node.args) > 6 else 1
@@ -38,7 +39,8 @@ def is_blocked(node: Any) -> bool:
     return node.target in _KEEPING and all(map(is_blocked, images))
 
 
-def _fills_blocks(value: Tensor) -> bool:
+def fills_blocks(value: Tensor) -> bool:
+    """Tell whether an image's channels fill the blocks."""
     return value.ndim == 4 and value.shape[1] % BLOCK == 0
 
 
@@ -59,10 +61,21 @@ def _added_mask(match: Match) -> Any:
     found = masked(match.node) if scope_of(match.node).endswith(".vjp") else None
     if found is None or not found.positive or not _becomes_blocked(found.g):
         return NotImplemented
-    kept = match.value(found.mask).to(torch.float32)
-    channels, most = kept.shape[1], torch.finfo(torch.float32).max
-    scale, bias = kept.new_full((channels, 1, 1, 1), most), kept.new_full((channels,), -most)
-    return torch.relu(match.value(found.g) + torch.conv2d(kept, scale, bias, groups=channels))
+    return added_mask(match.value(found.g), match.value(found.mask).to(torch.float32))
+
+
+def added_mask(g: Tensor, mask: Tensor, stride: Sequence[int] = (1, 1), phase: Sequence[int] = (0, 0)) -> Tensor:
+    """Return ``relu(g + (M m - M))``; with a stride, of the mask's elements ``m[:, :, r::s, c::t]``.
+
+    g: [N, C, H, W]; mask: of zeros and ones, [N, C, H, W] or, with a stride, the whole image's.
+    """
+    channels, most = mask.shape[1], torch.finfo(torch.float32).max
+    scale, bias = mask.new_full((channels, 1, 1, 1), most), mask.new_full((channels,), -most)
+    for axis, skipped in zip((2, 3), phase, strict=True):
+        if skipped:  # a Conv cannot skip: it has more taps, and the last one counts
+            sizes = [skipped if axis == one else size for one, size in enumerate(scale.shape)]
+            scale = torch.cat([scale.new_zeros(sizes), scale], axis)  # onnxruntime 1.32 takes a Pad for the image's
+    return torch.relu(g + torch.conv2d(mask, scale, bias, stride, groups=channels))
 
 
 def _becomes_blocked(node: fx.Node) -> bool:
@@ -77,7 +90,7 @@ def _becomes_blocked(node: fx.Node) -> bool:
     scaled = producer(given[0], aten.mul.Tensor)
     if len(_gradients_of(given[0] if scaled is None else scaled.args[0])) > 1:
         return False
-    if not _fills_blocks(value) or value.dtype != torch.float32:
+    if not fills_blocks(value) or value.dtype != torch.float32:
         return False
     stride, groups = given[3] if len(given) > 3 else [1], given[6] if len(given) > 6 else 1
     return set(stride) == {1} and groups in (1, value.shape[1])

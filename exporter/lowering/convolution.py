@@ -49,7 +49,7 @@ class Transposed:
     groups: int
 
 
-def _read(match: Match, node: fx.Node | None = None) -> Transposed | None:
+def read(match: Match, node: fx.Node | None = None) -> Transposed | None:
     """Read a transposed convolution; None if it has a bias."""
     node = node or match.node
     ct, weight, bias, stride, padding, _, groups, dilation = settings(node)
@@ -120,7 +120,7 @@ def flip(weight: Tensor) -> Tensor:
 
 def _flip_kernel(match: Match) -> Any:
     """At stride 1: ``conv_transpose(g, W, padding=p) -> conv(g, swap(flip(W)), padding=d (k - 1) - p)``."""
-    op = _read(match)
+    op = read(match)
     if op is None or op.stride != [1, 1]:
         return NotImplemented
     reach = [d * (k - 1) for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)]
@@ -200,7 +200,7 @@ def _crop(whole: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _joint_phases(match: Match) -> Any:
     """A stem: one Conv for all stride phases of its few channels, then DepthToSpace; see :func:`joint_phases`."""
-    op = _read(match)
+    op = read(match)
     if op is None or op.groups != 1 or op.dilation != [1, 1] or op.stride[0] != op.stride[1] or op.stride[0] == 1:
         return NotImplemented
     if op.weight.shape[1] >= FEW or not all(isinstance(length, int) for length in op.size):
@@ -243,11 +243,11 @@ Interleave = Callable[[Phases, tuple[int, int]], Tensor]
 
 def _stride_phases(match: Match, interleave: Interleave = interleave) -> Any:
     """At a stride: one Conv for each phase of the output, then interleave; see :func:`phases`."""
-    op = _read(match) if _splits(match.node) else None
+    op = read(match) if splits(match.node) else None
     return NotImplemented if op is None else interleave(phases(op), op.size)
 
 
-def _splits(node: fx.Node) -> bool:
+def splits(node: fx.Node) -> bool:
     """Tell whether a transposed convolution is worth splitting: strided, and with channels to fill a block."""
     _, weight, bias, stride, _, _, groups, dilation = settings(node)
     size = node.meta["val"].shape[2:]
@@ -261,14 +261,15 @@ def _add_phases(match: Match, interleave: Interleave = interleave) -> Any:
     nodes = _both_split(match.node)
     if nodes is None:
         return NotImplemented
-    a, b = (_read(match, node) for node in nodes)
+    a, b = (read(match, node) for node in nodes)
     assert a is not None
     assert b is not None
-    parts = [
-        [_sum(left, right) for left, right in zip(*rows, strict=True)]
-        for rows in zip(phases(a), phases(b), strict=True)
-    ]
-    return interleave(parts, a.size)
+    return interleave(add_phases(phases(a), phases(b)), a.size)
+
+
+def add_phases(a: Phases, b: Phases) -> Phases:
+    """Add two images that are given by their stride phases."""
+    return [[_sum(left, right) for left, right in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
 
 
 def _both_split(node: fx.Node) -> list[fx.Node] | None:
@@ -276,7 +277,7 @@ def _both_split(node: fx.Node) -> list[fx.Node] | None:
     if len(node.args) != 2 or node.kwargs:
         return None
     found = [producer(argument, aten.conv_transpose2d.input) for argument in node.args]
-    nodes = [one for one in found if one is not None and used_once(one) and _splits(one)]
+    nodes = [one for one in found if one is not None and used_once(one) and splits(one)]
     if len(nodes) < 2:
         return None
     strides = [per_axis(settings(one)[3], 2) for one in nodes]

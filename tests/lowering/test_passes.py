@@ -58,6 +58,9 @@ CASES = [
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 8, "conv2d.default": 4}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("phased stem", "resnet stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 8}),
+    ("pointwise phases", "inverted bottleneck", {"conv_transpose2d.input": 2, "gt.Scalar": 1}, {"conv2d.default": 18}),
+    ("pointwise phases", "bottleneck, stride 2", {"conv_transpose2d.input": 2, "gt.Scalar": 1}, {"stack.default": 3}),
+    ("add pointwise phases", "bottleneck, stride 2", {"conv_transpose2d.input": 3}, {"stack.default": 3}),
     ("added mask", "blocks, pools and relu6", {"mul.Tensor": 4}, {"conv2d.default": 2, "add.Tensor": 2}),
 ]
 
@@ -99,6 +102,8 @@ def test_every_pass_has_a_case() -> None:
         ("blocked pool", "vgg"),  # eight channels do not fill a block
         ("phased stem", "vgg"),  # no stride
         ("phased stem", "depthwise, relu6"),  # no pool
+        ("pointwise phases", "depthwise, relu6"),  # eight channels do not fill a block, and no pointwise one before
+        ("add pointwise phases", "residual, stride 2"),  # nothing pointwise
         ("added mask", "vgg"),
         ("added mask", "blocks"),  # the shortcut has a gradient of the same cotangent
         ("added mask", "groups, strides, dilation"),  # groups of several channels
