@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from exporter.lowering.blocked import is_blocked
 from exporter.lowering.convolution import FEW, Phases, settings, unscaled
-from exporter.lowering.pooling import Pool, comparable, masked_pool, maxima, positive_parts, starts, tap_phases
+from exporter.lowering.pooling import Pool, comparable, masked_pool, maxima, starts, tap_phases
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, used_once
 from exporter.rules.linear import per_axis
 
@@ -62,9 +62,7 @@ def _phased_stem(match: Match) -> Any:
     x, *given = arguments(stem.pool.node)
     y, ct, weight = match.value(maxima(stem.pool.node)), match.value(stem.pool.ct), match.value(stem.weight)
     blocked = stem.masked and is_blocked(x)
-    parts = tap_phases(ct * (y > 0) if stem.masked else ct, y, match.value(x), *given[:3], blocked=blocked)
-    if stem.positive:
-        parts = positive_parts(parts)
+    parts = tap_phases(ct, y, match.value(x), *given[:3], blocked=blocked, masked=stem.masked, positive=stem.positive)
     if stem.scale is not None:
         weight = weight * match.value(stem.scale).reshape(-1, 1, 1, 1)
     _, _, _, stride, padding, *_ = settings(match.node)

@@ -51,7 +51,7 @@ CASES = [
     ("joint phases", "resnet stem", {"conv_transpose2d.input": 1}, {"conv2d.default": 1, "pixel_shuffle.default": 1}),
     ("selected mask", "vgg", {"gt.Scalar": 2, "mul.Tensor": 4}, {"where.ScalarOther": 2, "relu.default": 2}),
     ("selected taps", "resnet stem", {"scatter_add.default": 1}, {"where.ScalarOther": 8, "pixel_shuffle.default": 1}),
-    ("selected pooled mask", "vgg", {"scatter_add.default": 2}, {"where.ScalarOther": 8, "relu.default": 8}),
+    ("selected pooled mask", "vgg", {"scatter_add.default": 2}, {"where.ScalarOther": 8, "relu.default": 2}),
     ("one-pass mask", "vgg", {"gt.Scalar": 4, "mul.Tensor": 4}, {"leaky_relu_backward.default": 2, "relu.default": 2}),
     ("pool gradient", "vgg", {"scatter_add.default": 2}, {"max_pool2d_with_indices_backward.default": 2}),
     ("pool gradient", "resnet stem", {"scatter_add.default": 1}, {"max_pool2d_with_indices_backward.default": 1}),
