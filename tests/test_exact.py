@@ -90,6 +90,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (3, 16, 16),
     ),
+    "inception stem": (
+        lambda: _net(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), features=72),
+        (3, 16, 15),
+    ),
+    "stem whose pool comes first": (
+        lambda: _net(nn.Conv2d(3, 8, 5, (2, 3), 2), nn.MaxPool2d(2), nn.ReLU(), features=48),
+        (3, 12, 13),
+    ),
     "residual, stride 2": (lambda: _net(nn.Conv2d(3, 8, 3), nn.ReLU(), Residual(8, 16, 2), features=256), (3, 10, 10)),
     "residual, odd size": (lambda: _net(nn.Conv2d(3, 8, 3), nn.ReLU(), Residual(8, 8, 2), features=160), (3, 11, 9)),
     "residual, stride 3": (lambda: _net(Residual(3, 8, 1), Residual(8, 8, 3), features=128), (3, 12, 11)),

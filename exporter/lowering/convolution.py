@@ -56,8 +56,8 @@ def read(match: Match, node: fx.Node | None = None) -> Transposed | None:
     size = tuple(node.meta["val"].shape[2:])
     if bias is not None:
         return None
-    folded = _folded(match, ct, weight)
-    image, kernel = folded or (match.value(ct), match.value(weight))
+    g, scale = unscaled(ct)
+    image, kernel = match.value(g), scaled(match, weight, scale)
     stride, padding, dilation = (per_axis(setting, 2) for setting in (stride, padding, dilation))
     return Transposed(image, kernel, size, stride, padding, dilation, groups)
 
@@ -71,9 +71,13 @@ def settings(node: fx.Node) -> list[Any]:
 def _folded(match: Match, ct: Any, weight: fx.Node) -> tuple[Tensor, Tensor] | None:
     """``(g * s, W) -> (g, s * W)``: a batch norm's scale moves from the image to the weight; None without one."""
     g, scale = unscaled(ct)
-    if scale is None:
-        return None
-    return match.value(g), match.value(weight) * match.value(scale).reshape(-1, 1, 1, 1)
+    return None if scale is None else (match.value(g), scaled(match, weight, scale))
+
+
+def scaled(match: Match, weight: fx.Node, scale: fx.Node | None) -> Tensor:
+    """Return a weight ``[C', C, *k]`` times a batch norm's scale, if there is one, of its ``C'`` channels."""
+    value: Tensor = match.value(weight)
+    return value if scale is None else value * match.value(scale).reshape(-1, 1, 1, 1)
 
 
 def unscaled(ct: fx.Node) -> tuple[fx.Node, fx.Node | None]:

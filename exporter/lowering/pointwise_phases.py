@@ -20,6 +20,7 @@ from exporter.lowering.convolution import (
     interleave,
     phases,
     read,
+    scaled,
     settings,
     splits,
     swap,
@@ -28,6 +29,7 @@ from exporter.lowering.convolution import (
 from exporter.lowering.pointwise import masked
 from exporter.lowering.rewrite import Match, Pass, aten, producer, used_once
 from exporter.program import scope_of
+from exporter.rules.linear import per_axis
 
 MOST = 2
 """How many times as many channels the pointwise gradient may have, which are interleaved then; a resnet50 has twice."""
@@ -41,17 +43,20 @@ class _Bottleneck:
         node: The pointwise one.
         strided: The strided one.
         mask: The rectifier's between the two.
+        weights: The pointwise one's weight, and the scale of a batch norm behind it or None.
     """
 
     node: fx.Node
     strided: fx.Node
     mask: fx.Node
+    weights: tuple[fx.Node, fx.Node | None]
 
 
 def _find(node: Any) -> _Bottleneck | None:
     if producer(node, aten.conv_transpose2d.input) is None or not _is_pointwise(node):
         return None
-    product, _ = unscaled(settings(node)[0])
+    ct, weight, *_ = settings(node)
+    product, scale = unscaled(ct)
     found = masked(product) if producer(product, aten.mul.Tensor) and scope_of(product).endswith(".vjp") else None
     if found is None or not found.positive or not used_once(product) or len(found.g.users) != 2:
         return None
@@ -60,7 +65,8 @@ def _find(node: Any) -> _Bottleneck | None:
         return None
     value = strided.meta["val"]
     few = node.meta["val"].shape[1] <= MOST * value.shape[1]
-    return _Bottleneck(node, strided, found.mask) if few and fills_blocks(value) else None
+    blocked = fills_blocks(value) and value.dtype == torch.float32
+    return _Bottleneck(node, strided, found.mask, (weight, scale)) if few and blocked else None
 
 
 def _is_pointwise(node: fx.Node) -> bool:
@@ -70,21 +76,14 @@ def _is_pointwise(node: fx.Node) -> bool:
 
 
 def _starts(found: _Bottleneck) -> list[fx.Node]:
-    _, scale = unscaled(settings(found.node)[0])
-    weights = [settings(found.node)[1], *([] if scale is None else [scale])]
-    return [*found.strided.all_input_nodes, found.mask, *weights]
+    return [*found.strided.all_input_nodes, found.mask, *filter(None, found.weights)]
 
 
 def _phases(match: Match, found: _Bottleneck) -> tuple[Phases, Transposed]:
     """Compute the phases of the pointwise gradient, and read the strided convolution."""
     op = read(match, found.strided)
     assert op is not None
-    _, weight, *_ = settings(found.node)
-    kernel = match.value(weight)
-    _, scale = unscaled(settings(found.node)[0])
-    if scale is not None:
-        kernel = kernel * match.value(scale).reshape(-1, 1, 1, 1)
-    kernel = swap(kernel, 1)
+    kernel = swap(scaled(match, *found.weights), 1)
     off = dropped(match, found.mask)
     parts: Phases = [
         [
@@ -130,7 +129,7 @@ def _both(node: fx.Node) -> tuple[_Bottleneck, fx.Node] | None:
         if found is None or shortcut is None or not splits(shortcut):
             continue
         alone = used_once(found.node) and used_once(shortcut)
-        same = list(settings(found.strided)[3]) == list(settings(shortcut)[3])
+        same = per_axis(settings(found.strided)[3], 2) == per_axis(settings(shortcut)[3], 2)
         if alone and same and found.node.meta["val"].shape[2:] == shortcut.meta["val"].shape[2:]:
             return found, shortcut
     return None

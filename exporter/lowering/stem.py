@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from exporter.lowering.blocked import is_blocked
-from exporter.lowering.convolution import FEW, Phases, settings, unscaled
+from exporter.lowering.convolution import FEW, Phases, scaled, settings, unscaled
 from exporter.lowering.pooling import Pool, comparable, masked_pool, maxima, starts, tap_phases
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, used_once
 from exporter.rules.linear import per_axis
@@ -23,30 +23,29 @@ class _Stem:
         pool: The cotangent.
         masked: Whether it is under the mask of the rectifier before the pool.
         positive: Whether only its positive part counts.
-        scale: Of a batch norm between the two, as a node of weights alone.
-        weight: Of the convolution.
+        weights: The convolution's weight, and the scale of a batch norm between the two or None.
     """
 
     pool: Pool
     masked: bool
     positive: bool
-    scale: fx.Node | None
-    weight: fx.Node
+    weights: tuple[fx.Node, fx.Node | None]
 
 
 def _find(node: fx.Node) -> _Stem | None:
     ct, weight, bias, stride, _, _, groups, dilation = settings(node)
     few = weight.meta["val"].shape[1] < FEW
-    if bias is not None or groups != 1 or set(dilation) != {1} or set(stride) == {1} or not few:
+    fixed = all(isinstance(length, int) for length in node.meta["val"].shape[2:])
+    if bias is not None or groups != 1 or set(dilation) != {1} or set(stride) == {1} or not few or not fixed:
         return None
     g, scale = unscaled(ct)
     if not used_once(g):
         return None
     found = masked_pool(g)
     if found is not None:
-        return _Stem(found[1], True, found[0].positive, scale, weight)
+        return _Stem(found[1], True, found[0].positive, (weight, scale))
     pool = comparable(g)
-    return None if pool is None else _Stem(pool, False, False, scale, weight)
+    return None if pool is None else _Stem(pool, False, False, (weight, scale))
 
 
 def _phased_stem(match: Match) -> Any:
@@ -60,13 +59,11 @@ def _phased_stem(match: Match) -> Any:
     if stem is None:
         return NotImplemented
     x, *given = arguments(stem.pool.node)
-    y, ct, weight = match.value(maxima(stem.pool.node)), match.value(stem.pool.ct), match.value(stem.weight)
+    y, ct, weight = match.value(maxima(stem.pool.node)), match.value(stem.pool.ct), scaled(match, *stem.weights)
     blocked = stem.masked and is_blocked(x)
     parts = tap_phases(ct, y, match.value(x), *given[:3], blocked=blocked, masked=stem.masked, positive=stem.positive)
-    if stem.scale is not None:
-        weight = weight * match.value(stem.scale).reshape(-1, 1, 1, 1)
     _, _, _, stride, padding, *_ = settings(match.node)
-    size = [int(length) for length in match.node.meta["val"].shape[2:]]
+    size = list(match.node.meta["val"].shape[2:])
     return transposed_phases(parts, weight, per_axis(stride, 2), per_axis(padding, 2), size)
 
 
@@ -140,7 +137,7 @@ def _starts(node: fx.Node) -> list[fx.Node] | None:
     stem = _find(node)
     if stem is None:
         return None
-    return [*starts(stem.pool), stem.weight, *([] if stem.scale is None else [stem.scale])]
+    return [*starts(stem.pool), *filter(None, stem.weights)]
 
 
 PHASED_STEM = Pass("phased stem", (aten.conv_transpose2d.input,), _phased_stem, _starts)

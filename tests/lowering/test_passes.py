@@ -58,6 +58,13 @@ CASES = [
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 8, "conv2d.default": 4}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("phased stem", "resnet stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 8}),
+    ("phased stem", "inception stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 8}),
+    (
+        "phased stem",
+        "stem whose pool comes first",
+        {"scatter_add.default": 1},
+        {"conv_transpose2d.input": 3, "eq.Tensor": 3},
+    ),
     ("pointwise phases", "inverted bottleneck", {"conv_transpose2d.input": 2, "gt.Scalar": 1}, {"conv2d.default": 18}),
     ("pointwise phases", "bottleneck, stride 2", {"conv_transpose2d.input": 2, "gt.Scalar": 1}, {"stack.default": 3}),
     ("add pointwise phases", "bottleneck, stride 2", {"conv_transpose2d.input": 3}, {"stack.default": 3}),
@@ -111,6 +118,20 @@ def test_every_pass_has_a_case() -> None:
 )
 def test_a_pass_leaves_what_its_formula_does_not_cover(name: str, network: str) -> None:
     program, _ = explicit(network)
+    assert count(apply(program, [BY_NAME[name]])) == count(program)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("added mask", "blocks, pools and relu6"),
+        ("pointwise phases", "inverted bottleneck"),
+        ("add pointwise phases", "bottleneck, stride 2"),
+    ],
+)
+def test_only_float32_is_computed_in_blocks(name: str, network: str) -> None:
+    model, images = whole(network)
+    program = differentiate(canonicalize(capture(model.double(), images.double())), METHODS["guided"])
     assert count(apply(program, [BY_NAME[name]])) == count(program)
 
 

@@ -60,9 +60,8 @@ def conv_transpose(
     after = [p + more for p, more in zip(padding, cut or [0] * axes, strict=True)]
     zeros = [0] * axes
     for axis, (s, p, more) in enumerate(zip(stride, padding, extra, strict=True)):
-        if (
-            more >= s
-        ):  # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros
+        if more >= s:
+            # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros.
             zeros[axis] = max(0, -(-(more - p) // s))
             after[axis], extra[axis] = after[axis] - more + s * zeros[axis], 0
     kernel = _apart(e, weight) if groups == 1 else weight

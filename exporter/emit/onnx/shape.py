@@ -147,11 +147,12 @@ def _pad(e: Emitter, x: Value, pad: Sequence[int], value: float = 0) -> str:
     if not all(isinstance(width, int) for width in (*before, *after)):
         return e.op("Pad", x, e.shape([*before, *after]), None if value == 0 else e.constant(value, x.dtype))
     source: Value | str = x
-    behind = e.node.args[0]
-    if isinstance(behind, fx.Node) and behind.target in TRANSPOSED and x.ndim - axes >= 2:
-        cut = [max(0, -width) for width in after[2:]]
-        after = [max(0, width) for width in after]
-        source = _cut(e, behind, cut) if any(cut) else x
+    transposed = e.node.args[0]
+    if isinstance(transposed, fx.Node) and transposed.target in TRANSPOSED and min(after[2:], default=0) < 0:
+        # It can cut more at its end than PyTorch's; the one that does not is dropped, if nothing else reads it.
+        args, kwargs = e.arguments(transposed)
+        source = conv_transpose(e, *args, **kwargs, cut=[max(0, -width) for width in after[2:]])
+        after[2:] = [max(0, width) for width in after[2:]]
     cropped = [axis for axis in range(x.ndim) if before[axis] < 0 or after[axis] < 0]
     if max(*before, *after) > 0:  # in one operator, which takes half of the time of two
         source = e.op("Pad", source, e.constant([*before, *after]), None if value == 0 else e.constant(value, x.dtype))
@@ -160,12 +161,6 @@ def _pad(e: Emitter, x: Value, pad: Sequence[int], value: float = 0) -> str:
         ends = [min(0, after[axis]) or INT64_MAX for axis in cropped]
         source = e.op("Slice", source, e.constant(starts), e.constant(ends), e.constant(cropped))
     return source if isinstance(source, str) else e.op("Identity", source)
-
-
-def _cut(e: Emitter, transposed: fx.Node, cut: Sequence[int]) -> str:
-    """Append a ConvTranspose once more, which cuts more at its end than PyTorch's can; the whole one is dropped."""
-    args, kwargs = e.arguments(transposed)
-    return conv_transpose(e, *args, **kwargs, cut=cut)
 
 
 # -- gather, scatter and fill ---------------------------------------------------------------------------------
