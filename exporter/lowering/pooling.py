@@ -87,20 +87,7 @@ def comparable(node: Any) -> Pool | None:
     return pool if fixed and set(dilation) == {1} else None
 
 
-def compare_taps(
-    ct: Tensor,
-    y: Tensor,
-    x: Tensor,
-    kernel: list[int],
-    stride: list[int] | tuple[()] = (),
-    padding: list[int] | tuple[int] = (0,),
-    dilation: list[int] | tuple[int] = (1,),
-    ceil_mode: bool = False,
-    blocked: bool = False,
-    selected: bool = False,
-    masked: bool = False,
-    positive: bool = False,
-) -> Tensor:
+def compare_taps(ct: Tensor, y: Tensor, x: Tensor, *settings: Any, selected: bool = False, **how: Any) -> Tensor:
     """Give each window's cotangent to its first tap that equals the maximum.
 
     The image is split into stride phases, so that each tap of all windows is one phase, shifted. In row-major order a
@@ -110,20 +97,13 @@ def compare_taps(
     Along an axis, tap ``t`` of window ``i`` reads ``x[s i + t - p] = X[r][i + q]`` with ``t - p = s q + r``, where
     phase ``X[r][m] = x[s m + r]``; outside of the image it reads minus infinity.
 
-    With ``blocked``, phases are read in onnxruntime's blocked layout, and what is outside of the image is zero: that is
-    for images without negative values, and cotangents that are zero where a maximum is zero.
-
     With ``selected``, in the form that OpenVINO likes: cotangents are selected, not multiplied, and phases are laid out
-    by DepthToSpace: 4 % less time of a resnet18, medians of interleaved runs.
-
-    With ``masked``, a window's cotangent counts only where its maximum is positive; with ``positive``, only the
-    positive part of the sum is returned.
+    by DepthToSpace: 4 % less time of a resnet18, medians of interleaved runs. The pool's settings and the other options
+    are those of :func:`tap_phases`.
 
     ct, y: [N, C, H', W']; x: [N, C, H, W]; returns [N, C, H, W].
     """
-    grid = tap_phases(
-        ct, y, x, kernel, stride, padding, blocked=blocked, selected=selected, masked=masked, positive=positive
-    )
+    grid = tap_phases(ct, y, x, *settings, selected=selected, **how)
     return (shuffle if selected else interleave)(grid, (int(x.shape[2]), int(x.shape[3])))
 
 
@@ -134,6 +114,8 @@ def tap_phases(
     kernel: list[int],
     stride: list[int] | tuple[()] = (),
     padding: list[int] | tuple[int] = (0,),
+    dilation: list[int] | tuple[int] = (1,),
+    ceil_mode: bool = False,
     *,
     blocked: bool = False,
     selected: bool = False,
@@ -144,6 +126,12 @@ def tap_phases(
 
     The last tap takes what is left without a comparison: one of the taps is the maximum. That is an eighth less for a
     window of 3x3, a third for one of 2x2.
+
+    With ``blocked``, phases are read in onnxruntime's blocked layout, and what is outside of the image is zero: that is
+    for images without negative values, and cotangents that are zero where a maximum is zero.
+
+    With ``masked``, a window's cotangent counts only where its maximum is positive; with ``positive``, only the
+    positive part of the sum is returned.
     """
     kernel, padding = per_axis(kernel, 2), per_axis(padding, 2)
     stride = per_axis(stride, 2) if len(stride) else kernel

@@ -61,7 +61,7 @@ def _phased_stem(match: Match) -> Any:
     x, *given = arguments(stem.pool.node)
     y, ct, weight = match.value(maxima(stem.pool.node)), match.value(stem.pool.ct), scaled(match, *stem.weights)
     blocked = stem.masked and is_blocked(x)
-    parts = tap_phases(ct, y, match.value(x), *given[:3], blocked=blocked, masked=stem.masked, positive=stem.positive)
+    parts = tap_phases(ct, y, match.value(x), *given, blocked=blocked, masked=stem.masked, positive=stem.positive)
     _, _, _, stride, padding, *_ = settings(match.node)
     size = list(match.node.meta["val"].shape[2:])
     return transposed_phases(parts, weight, per_axis(stride, 2), per_axis(padding, 2), size)
