@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +125,9 @@ def tap_phases(
 ) -> Phases:
     """Return the stride phases of :func:`compare_taps`; one that no tap reads is None.
 
+    A phase of one tap ends with its windows, where the image may go on for a row or a column: what lays it out fills it
+    up. (And OpenVINO 2026.4 makes a mistake of a Pad before a strided ConvTranspose.)
+
     The last tap takes what is left without a comparison: one of the taps is the maximum. That is an eighth less for a
     window of 3x3, a third for one of 2x2.
 
@@ -146,6 +150,7 @@ def tap_phases(
         for axis, sizes in enumerate(zip(size, y.shape[2:], strict=True))
     )
     reads = list(itertools.product(rows, columns))
+    shared = Counter((row, column) for (row, _), (column, _) in reads)
     taps = (_taps_in_blocks if blocked else _taps)(x, rows, columns, stride, y.shape[2:])
     for index, (((row, row_widths), (column, column_widths)), tap) in enumerate(zip(reads, taps, strict=True), 1):
         part = left
@@ -153,7 +158,10 @@ def tap_phases(
             found = tap == y
             part = torch.where(found, left, 0.0) if selected else left * found
             left = torch.where(found, 0.0, left) if selected else left - part
-        part = _pad(part, [-width for width in (*column_widths, *row_widths)], 0)
+        widths = [-width for width in (*column_widths, *row_widths)]
+        if shared[row, column] == 1:  # nothing is added to it
+            widths = [widths[0], min(0, widths[1]), widths[2], min(0, widths[3])]
+        part = _pad(part, widths, 0)
         so_far = grid[row][column]
         grid[row][column] = part if so_far is None else so_far + part
     if positive and not apart:
