@@ -68,12 +68,6 @@ def settings(node: fx.Node) -> list[Any]:
     return [*given, *[None, [1], [0], [0], 1, [1]][len(given) - 2 :]]
 
 
-def _folded(match: Match, ct: Any, weight: fx.Node) -> tuple[Tensor, Tensor] | None:
-    """``(g * s, W) -> (g, s * W)``: a batch norm's scale moves from the image to the weight; None without one."""
-    g, scale = unscaled(ct)
-    return None if scale is None else (match.value(g), scaled(match, weight, scale))
-
-
 def scaled(match: Match, weight: fx.Node, scale: fx.Node | None) -> Tensor:
     """Return a weight ``[C', C, *k]`` times a batch norm's scale, if there is one, of its ``C'`` channels."""
     value: Tensor = match.value(weight)
@@ -301,9 +295,11 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def _fold_scale(match: Match) -> Any:
     """``conv_transpose(g * s, W) -> conv_transpose(g, s * W)``: what neither of the above takes, a stem's gradient."""
-    ct, weight, *settings = arguments(match.node)
-    folded = _folded(match, ct, weight)
-    return NotImplemented if folded is None else aten.conv_transpose2d(*folded, *settings)
+    ct, weight, *rest = arguments(match.node)
+    g, scale = unscaled(ct)
+    return (
+        NotImplemented if scale is None else aten.conv_transpose2d(match.value(g), scaled(match, weight, scale), *rest)
+    )
 
 
 FLIP_KERNEL = Pass("flip kernel", (aten.conv_transpose2d.input,), _flip_kernel)
