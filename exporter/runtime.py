@@ -148,6 +148,7 @@ def _onnxruntime(path: Path, threads: int | None) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; do not print them as well
+    options.enable_mem_pattern = False  # it takes memory for a second copy of what is live, and saves no time
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

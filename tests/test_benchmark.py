@@ -101,6 +101,8 @@ def full(tmp_path: Path) -> Records:
     sessions = {
         c.YARDSTICK: {"missing": "", "runs": [session_run(100.0), session_run(110.0), session_run(90.0)]},
         c.ARTIFACT: {"missing": "", "runs": [session_run(150.0)]},
+        c.YARDSTICK_LEAN: {"missing": "", "runs": [session_run(80.0)]},
+        c.ARTIFACT_LEAN: {"missing": "", "runs": [session_run(136.0)]},
         c.OPENVINO: {"missing": "openvino is not installed here"},
     }
     records.put(record(Case("session", "resnet18"), {"contenders": sessions}))
@@ -342,6 +344,7 @@ def test_findings(full: Records) -> None:
         (bars.TORCHSCRIPT, "resnet18, batch 8"): (1.1, 1.15, "no"),
         (bars.SIZE, "resnet18"): (1.01, 1.01, "bar"),
         (bars.MEMORY, "resnet18, batch 1"): (1.5, 1.8, "goal"),
+        (bars.MEMORY_LEAN, "resnet18, batch 1"): (1.7, 1.8, "bar"),
         (bars.EXPORT, "resnet18"): (1.5, 1.5, "bar"),
         (bars.HELP, ""): (0.2, 0.3, "bar"),
     }
@@ -438,6 +441,8 @@ def test_reports_are_made_of_the_file_alone(full: Records, tmp_path: Path, monke
         "| onnxruntime: artifact | 23.0 (22.5 to 33.5) | 23.0 (22.5 to 33.5) |",
         "| onnxruntime: artifact | 2.0e-07 | 2.0e-07 | 2.0e-07 | 2.0e-07 |",
         "| onnxruntime: artifact | resnet18, batch 1 | 1 | 9.0 | 5.0 | 3.0 | 3.0 | 150 | 1.50 | 75 |",
+        f"| {c.ARTIFACT_LEAN} | resnet18, batch 1 | 1 | 9.0 | 5.0 | 3.0 | 3.0 | 136 | 1.70 | 68 |",
+        f"| {bars.MEMORY_LEAN} | resnet18, batch 1 | 1.8 | 1.5 | 1.700 | bar |",
         "| model.onnx / forward only | 1.0100 |",
         "| ratio | 1.50 |",
         "| ratio, the second time | 1.00 |",

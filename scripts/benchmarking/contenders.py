@@ -129,9 +129,9 @@ def onnxruntime_session(path: Path, threads: int, device: str = "cpu", **setting
     return onnxruntime.InferenceSession(path, options, providers=[provider])
 
 
-def _onnxruntime(kind: str) -> Callable[[Setting], Call]:
+def _onnxruntime(kind: str, **settings: Any) -> Callable[[Setting], Call]:
     def open(setting: Setting) -> Call:
-        session = onnxruntime_session(setting.files[kind], setting.threads, setting.device)
+        session = onnxruntime_session(setting.files[kind], setting.threads, setting.device, **settings)
         feed = {"image": setting.images}
         if kind != "forward":
             feed["target"] = setting.target
@@ -313,6 +313,8 @@ def compiled_autograd(setting: Setting, backend: str = "inductor") -> Call:
 
 YARDSTICK = "onnxruntime: forward only"
 ARTIFACT = "onnxruntime: artifact"
+YARDSTICK_LEAN = "onnxruntime, no memory pattern: forward only"
+ARTIFACT_LEAN = "onnxruntime, no memory pattern: artifact"
 TORCHSCRIPT = "TorchScript: artifact"
 EAGER = "eager: forward only"
 LIVE = "eager: live autograd"
@@ -323,11 +325,19 @@ OPENVINO_YARDSTICK = "OpenVINO: forward only"
 OPENVINO = "OpenVINO: artifact"
 COMPILED = "torch.compile of live autograd"
 
+OWN_YARDSTICK = {
+    **dict.fromkeys((OPENVINO_YARDSTICK, OPENVINO), OPENVINO_YARDSTICK),
+    **dict.fromkeys((YARDSTICK_LEAN, ARTIFACT_LEAN), YARDSTICK_LEAN),
+}
+"""Contender -> the forward pass that its memory is held against, where that is not :data:`YARDSTICK`."""
+
 EVERYONE = {
     contender.name: contender
     for contender in (
         Contender(YARDSTICK, ("onnxruntime",), _onnxruntime("forward")),
         Contender(ARTIFACT, ("onnxruntime",), _onnxruntime("onnxruntime")),
+        Contender(YARDSTICK_LEAN, ("onnxruntime",), _onnxruntime("forward", enable_mem_pattern=False)),
+        Contender(ARTIFACT_LEAN, ("onnxruntime",), _onnxruntime("onnxruntime", enable_mem_pattern=False)),
         Contender(OPENVINO_YARDSTICK, ("openvino",), _openvino("forward", "forward")),
         Contender(OPENVINO, ("openvino",), _openvino("artifact", "openvino")),
         Contender(EAGER, ("torch", "exporter.sources"), _eager),
@@ -353,7 +363,17 @@ TAKING_PART = {
         CAPTUM_LAST,
     ),
     "grad-cam": (YARDSTICK, CAPTUM, GRAD_CAM),
-    "session": (YARDSTICK, ARTIFACT, OPENVINO_YARDSTICK, OPENVINO, TORCHSCRIPT, EAGER, LIVE),
+    "session": (
+        YARDSTICK,
+        ARTIFACT,
+        YARDSTICK_LEAN,
+        ARTIFACT_LEAN,
+        OPENVINO_YARDSTICK,
+        OPENVINO,
+        TORCHSCRIPT,
+        EAGER,
+        LIVE,
+    ),
     "growth": (YARDSTICK, ARTIFACT, OPENVINO_YARDSTICK, OPENVINO),
     "cuda": (YARDSTICK, ARTIFACT, EAGER, TORCHSCRIPT, LIVE, COMPILED),
 }
@@ -362,6 +382,8 @@ TAKING_PART = {
 KINDS = {
     YARDSTICK: "forward",
     ARTIFACT: "onnxruntime",
+    YARDSTICK_LEAN: "forward",
+    ARTIFACT_LEAN: "onnxruntime",
     TORCHSCRIPT: "onnxruntime",
     OPENVINO_YARDSTICK: "forward",
     OPENVINO: "openvino",

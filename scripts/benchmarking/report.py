@@ -161,7 +161,7 @@ def session_table(records: Records) -> Table:
             runs = row["runs"]
             calm = median(steady(run["call_ms"]) for run in runs)
             first, second = (median(run["call_ms"][index] for run in runs) for index in (0, 1))
-            yardstick = c.OPENVINO_YARDSTICK if name.startswith("OpenVINO") else c.YARDSTICK
+            yardstick = c.OWN_YARDSTICK.get(name, c.YARDSTICK)
             ratio = bars.peak_ratio(record, name, yardstick)
             rows.append(
                 [

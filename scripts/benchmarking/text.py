@@ -39,7 +39,11 @@ largest resident memory of the process (`VmHWM`) after loading and ten calls, mi
 everything was imported and the images made. It counts what loading needs for a moment, and pages of files that are
 mapped. `after` is the resident memory (`VmRSS`) after the calls, minus that before. The ratio of the peak is to
 onnxruntime's forward pass, OpenVINO's to its own. The eager rows load no file, they build the network with random
-weights. Medians of the processes."""
+weights. Medians of the processes.
+
+onnxruntime's memory pattern is a plan that its first call makes: one block for all that later calls need, which it
+takes beside the memory of the first. `enable_mem_pattern = False` among the session's options does without, in the
+same time; so do `exporter.load` and the examples. Those rows are held against a forward pass without one."""
 
 EXPORT = """\
 From a network in memory to files on disk, with all the threads that there are, in a fresh process that has imported
