@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from exporter import reference
 from scripts import benchmark
-from scripts.benchmarking import bars, files, measure, plots, processes, report, timing, worker
+from scripts.benchmarking import bars, by_hand, files, measure, plots, processes, report, timing, worker
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.bars import Bar
 from scripts.benchmarking.measure import Effort
@@ -98,6 +98,8 @@ def full(tmp_path: Path) -> Records:
             result["contenders"][c.ARTIFACT]["error"] = 2e-7
             records.put(record(Case("speed", model, batch), result))
     records.put(record(Case("grad-cam", "resnet18"), {}, "torchvision is not installed here"))
+    by_hand = race(YARDSTICK=[10.0, 10.0], ARTIFACT=[18.0, 36.0], BY_HAND=[20.0, 40.0])
+    records.put(record(Case("by-hand", "resnet18"), by_hand))
     sessions = {
         c.YARDSTICK: {"missing": "", "runs": [session_run(100.0), session_run(110.0), session_run(90.0)]},
         c.ARTIFACT: {"missing": "", "runs": [session_run(150.0)]},
@@ -226,6 +228,24 @@ def test_torch_compile_has_the_map_of_live_autograd(spec: str) -> None:
     assert attribution.any()
 
 
+def test_the_graph_by_hand_has_the_map_of_live_autograd(tmp_path: Path) -> None:
+    files.prepare(by_hand.NETWORK, by_hand.SIDE, files.BY_HAND, tmp_path)
+    file = files.onnx_file(by_hand.NETWORK, by_hand.SIDE, files.BY_HAND, tmp_path)
+    setting = c.Setting(by_hand.NETWORK, (3, by_hand.SIDE, by_hand.SIDE), 2, 1, "cpu", {"by-hand": file})
+    logits, attribution = c.EVERYONE[c.BY_HAND].open(setting)()
+    expected = reference.live(setting.network, *setting.tensors, "guided")
+    np.testing.assert_allclose(logits, expected[0].numpy(), rtol=1e-4, atol=1e-4)
+    assert c.difference(attribution, expected[1][0].numpy()) < bars.WRONG
+
+
+def test_only_resnet18_is_written_by_hand() -> None:
+    assert list(cases(["by-hand"], ["vgg16", "resnet50"], (1, 8), (1,), 224)) == []
+    assert list(cases(["by-hand"], ["vgg16", "resnet18"], (1, 8), (2,), 96)) == [
+        Case("by-hand", "resnet18", 1, 224, 2),
+        Case("by-hand", "resnet18", 8, 224, 2),
+    ]
+
+
 def test_peers_get_the_same_weights_in_another_network(spec: str) -> None:
     setting = c.Setting(spec, (3, SIDE, SIDE), 2, 1, "cpu", {})
     assert [module.inplace for module in setting.hookable.modules() if hasattr(module, "inplace")] == [False, False]
@@ -338,6 +358,7 @@ def test_findings(full: Records) -> None:
         (bars.ONNXRUNTIME, "resnet18, batch 8"): (2.2, 2.27, "bar"),
         (bars.ONNXRUNTIME, "densenet121, batch 1"): (2.2, 2.6, "goal"),
         (bars.ONNXRUNTIME, "densenet121, batch 8"): (2.2, 2.6, "goal"),
+        (bars.BY_HAND, "resnet18, batch 1"): (0.9, 1.0, "bar"),
         (bars.CAPTUM, "resnet18, batch 1"): (2.0, 1.7, "goal"),
         (bars.CAPTUM, "resnet18, batch 8"): (2.0, 1.7, "goal"),
         (bars.TORCHSCRIPT, "resnet18, batch 1"): (1.1, 1.15, "no"),
@@ -442,6 +463,8 @@ def test_reports_are_made_of_the_file_alone(full: Records, tmp_path: Path, monke
         "| onnxruntime: artifact | 2.0e-07 | 2.0e-07 | 2.0e-07 | 2.0e-07 |",
         "| onnxruntime: artifact | resnet18, batch 1 | 1 | 9.0 | 5.0 | 3.0 | 3.0 | 150 | 1.50 | 75 |",
         f"| {c.ARTIFACT_LEAN} | resnet18, batch 1 | 1 | 9.0 | 5.0 | 3.0 | 3.0 | 136 | 1.70 | 68 |",
+        f"| {bars.BY_HAND} | resnet18, batch 1 | 1 |  | 0.900 | bar |",
+        f"| {c.BY_HAND} | 3.00 (2.50 to 3.50) |",
         f"| {bars.MEMORY_LEAN} | resnet18, batch 1 | 1.8 | 1.5 | 1.700 | bar |",
         "| model.onnx / forward only | 1.0100 |",
         "| ratio | 1.50 |",

@@ -72,6 +72,7 @@ def _both(
 
 
 ONNXRUNTIME = "onnxruntime: artifact / forward only"
+BY_HAND = "onnxruntime: artifact / graph written by hand"
 OPENVINO = "OpenVINO: its artifact / forward only"
 CAPTUM = "onnxruntime's artifact faster than Captum, times"
 TORCHSCRIPT = "TorchScript artifact faster than Captum, times"
@@ -86,6 +87,7 @@ BARS = (
     *_both(ONNXRUNTIME, ("resnet50",), c.ARTIFACT, c.YARDSTICK, (2.3, 2.15), (2.10, 2.05)),
     *_both(ONNXRUNTIME, ("vgg16",), c.ARTIFACT, c.YARDSTICK, (2.15, 2.05), (2.05, 2.02)),
     *_both(ONNXRUNTIME, ("mobilenet_v2", "densenet121"), c.ARTIFACT, c.YARDSTICK, (2.6, 2.3), (2.4, 2.1)),
+    Bar(BY_HAND, ("resnet18",), 1.0, None, "any", c.ARTIFACT, c.BY_HAND),
     *_both(OPENVINO, ("resnet18",), c.OPENVINO, c.OPENVINO_YARDSTICK, (2.2, 2.1), (2.3, 2.1)),
     *_both(CAPTUM, ("resnet18",), c.CAPTUM, c.ARTIFACT, (1.7, 1.8), (1.4, 1.5), at_least=True),
     *_both(TORCHSCRIPT, RESNETS, c.CAPTUM, c.TORCHSCRIPT, (1.15, 1.3), (1.1, 1.2), at_least=True),
@@ -119,6 +121,10 @@ class Finding:
         return "no" if self.wrong else self.bar.verdict(self.measured.median)
 
 
+IN_BATCHES = ("speed", "by-hand", "session")
+"""Parts whose cases differ in their batch."""
+
+
 def columns(records: Records) -> tuple[str, ...]:
     """Return the columns of the bars that count here, by what resnet18's forward pass takes; both if unknown."""
     found = [
@@ -144,17 +150,21 @@ def _found(bar: Bar, records: Records) -> Iterator[Finding]:
         for record in records.of(part):
             if record.missing or (bar.models and record.case.name not in bar.models):
                 continue
-            if part in ("speed", "session") and (record.case.side, record.case.threads) != (SIDE, 1):
+            if part in IN_BATCHES and (record.case.side, record.case.threads) != (SIDE, 1):
                 continue
             measured = figure(bar, record)
             if measured is not None:
-                words = f"{record.case.name}, batch {record.case.batch}" if part in ("speed", "session") else ""
+                words = f"{record.case.name}, batch {record.case.batch}" if part in IN_BATCHES else ""
                 wrong = any(another_map(record, name) for name in (bar.above, bar.below) if name)
                 yield Finding(bar, words or record.case.name, measured, wrong)
 
 
 def _speed(bar: Bar, record: Record) -> Spread | None:
     return ratio(record, bar.above, bar.below) if bar.above else None
+
+
+def _by_hand(bar: Bar, record: Record) -> Spread | None:
+    return ratio(record, bar.above, bar.below) if bar.figure == BY_HAND else None
 
 
 def ratio(record: Record, above: str, below: str) -> Spread | None:
@@ -197,4 +207,4 @@ def _help(bar: Bar, record: Record) -> Spread | None:
     return Spread.of(record.result["seconds"]) if bar.figure == HELP else None
 
 
-_FIGURES = {"speed": _speed, "session": _session, "export": _export, "help": _help}
+_FIGURES = {"speed": _speed, "by-hand": _by_hand, "session": _session, "export": _export, "help": _help}

@@ -32,7 +32,7 @@ class Setting:
         batch: How many images.
         threads: How many each may use.
         device: ``cpu`` or ``cuda``.
-        files: ``forward``, ``onnxruntime`` and ``openvino``, the ONNX files, and ``torchscript``.
+        files: ``forward``, ``by-hand``, ``onnxruntime`` and ``openvino``, the ONNX files, and ``torchscript``.
     """
 
     model: str
@@ -321,6 +321,7 @@ LIVE = "eager: live autograd"
 CAPTUM = "Captum GuidedBackprop"
 CAPTUM_LAST = "Captum, channels last"
 GRAD_CAM = "pytorch-grad-cam"
+BY_HAND = "onnxruntime: graph written by hand"
 OPENVINO_YARDSTICK = "OpenVINO: forward only"
 OPENVINO = "OpenVINO: artifact"
 COMPILED = "torch.compile of live autograd"
@@ -336,6 +337,7 @@ EVERYONE = {
     for contender in (
         Contender(YARDSTICK, ("onnxruntime",), _onnxruntime("forward")),
         Contender(ARTIFACT, ("onnxruntime",), _onnxruntime("onnxruntime")),
+        Contender(BY_HAND, ("onnxruntime",), _onnxruntime("by-hand")),
         Contender(YARDSTICK_LEAN, ("onnxruntime",), _onnxruntime("forward", enable_mem_pattern=False)),
         Contender(ARTIFACT_LEAN, ("onnxruntime",), _onnxruntime("onnxruntime", enable_mem_pattern=False)),
         Contender(OPENVINO_YARDSTICK, ("openvino",), _openvino("forward", "forward")),
@@ -362,6 +364,7 @@ TAKING_PART = {
         CAPTUM,
         CAPTUM_LAST,
     ),
+    "by-hand": (YARDSTICK, ARTIFACT, BY_HAND),
     "grad-cam": (YARDSTICK, CAPTUM, GRAD_CAM),
     "session": (
         YARDSTICK,
@@ -382,6 +385,7 @@ TAKING_PART = {
 KINDS = {
     YARDSTICK: "forward",
     ARTIFACT: "onnxruntime",
+    BY_HAND: "by-hand",
     YARDSTICK_LEAN: "forward",
     ARTIFACT_LEAN: "onnxruntime",
     TORCHSCRIPT: "onnxruntime",

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmarking import by_hand
 from scripts.benchmarking.machine import versions
 
 ROOT = Path(__file__).parents[2]
@@ -19,16 +20,21 @@ FORWARD = "forward"
 """What stands for PyTorch's export of the forward pass, where others name what an artifact is optimized for."""
 
 
+BY_HAND = "by-hand"
+"""What stands there for the graph that was written by hand."""
+
+
 FACTS = "facts.json"
 
 
 def key(kind: str) -> str:
     """Return a hash of what a file depends on beside its name: the sources it is made by, and the packages."""
-    folders = ("models",) if kind == FORWARD else ("exporter", "models")
+    others = {FORWARD: (), BY_HAND: ("scripts/benchmarking/by_hand.py",)}
     packages = ("torch", "onnx", "onnxscript") if kind == FORWARD else ("torch", "onnx")
     digest = hashlib.sha256(json.dumps([versions().get(package) for package in packages]).encode())
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+    for source in (*others.get(kind, ("exporter",)), "models"):
+        root = ROOT / source
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -61,6 +67,8 @@ def prepare(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     if kind == FORWARD:
         export_forward(model, shape, folder / "model.onnx")
+    elif kind == BY_HAND:
+        by_hand.write(model, folder / "model.onnx")
     else:
         formats = ("onnx",) if kind == "openvino" else ("torchscript", "onnx")
         export_artifact(model, shape, folder / "artifact", kind, formats)
@@ -88,7 +96,7 @@ def adopt(spec: str, side: int, kind: str, made: Path, cache: Path) -> None:
 def onnx_file(spec: str, side: int, kind: str, cache: Path) -> Path:
     """Return where :func:`prepare` puts the ONNX file of a kind."""
     folder = path_of(spec, side, kind, cache)
-    return folder / "model.onnx" if kind == FORWARD else folder / "artifact" / "model.onnx"
+    return folder / "model.onnx" if kind in (FORWARD, BY_HAND) else folder / "artifact" / "model.onnx"
 
 
 def torchscript_file(spec: str, side: int, cache: Path) -> Path:

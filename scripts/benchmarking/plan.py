@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scripts.benchmarking import by_hand
+
 MODELS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "torchvision:densenet121")
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BATCHES = (1, 8)
@@ -18,6 +20,7 @@ SIDE = 224
 PARTS = {
     "export": "the export by stage, and the files' sizes, against PyTorch's export of the forward pass alone",
     "speed": "all contenders against each other, in one process",
+    "by-hand": "resnet18's artifact against the same two passes as a graph that was written by hand",
     "grad-cam": "pytorch-grad-cam, which needs torchvision, with the forward-only session and Captum beside it",
     "session": "each in a process of its own: load time, first calls, peak memory",
     "profile": "onnxruntime's own profile of the artifact, node by node",
@@ -71,6 +74,8 @@ def cases(
     for part in parts:
         if part in ("speed", "grad-cam", "session"):
             yield from (Case(part, model, batch, side, first) for model in models for batch in batches)
+        elif part == "by-hand" and by_hand.NETWORK in models:
+            yield from (Case(part, by_hand.NETWORK, batch, by_hand.SIDE, first) for batch in batches)
         elif part == "export":
             yield from (Case(part, model, 1, side, 0) for model in models)  # with all the threads that there are
         elif part == "profile":

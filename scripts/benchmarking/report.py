@@ -71,7 +71,7 @@ def spread(value: Spread, digits: int = 3) -> str:
 def race_tables(records: Records) -> list[Table]:
     """Show races: ratios within a runtime and to the yardstick, then milliseconds, then how near the maps are."""
     made = []
-    for part, title in (("speed", ""), ("grad-cam", "pytorch-grad-cam, "), ("cuda", "CUDA, ")):
+    for part, (title, note) in RACES.items():
         found = [record for record in records.of(part) if not record.missing]
         for batch in sorted({record.case.batch for record in found}):
             shown = [record for record in found if record.case.batch == batch]
@@ -84,7 +84,6 @@ def race_tables(records: Records) -> list[Table]:
             plot = "ratios.svg" if not made else ""
             if part == "speed":
                 made.append(Table(f"Artifacts beside others: {title_of}", head, within, note=text.WITHIN, plot=plot))
-            note = {"speed": text.RATIOS, "grad-cam": text.GRAD_CAM, "cuda": text.CUDA}[part]
             made.append(Table(f"Time / forward only in onnxruntime: {title_of}", head, ratios, note=note))
             made.append(Table(f"Milliseconds: {title_of}", head, ms))
         rows = [[name, *(_error_cell(record, name) for record in found)] for name in c.TAKING_PART[part]]
@@ -94,6 +93,14 @@ def race_tables(records: Records) -> list[Table]:
         made.append(Table(name, head, rows, note=text.ERROR))
     return made
 
+
+RACES = {
+    "speed": ("", text.RATIOS),
+    "by-hand": ("by hand, ", text.BY_HAND),
+    "grad-cam": ("pytorch-grad-cam, ", text.GRAD_CAM),
+    "cuda": ("CUDA, ", text.CUDA),
+}
+"""Part -> what its tables' titles have before the batch, and the note under them."""
 
 WITHIN = (
     ("onnxruntime: artifact / forward only", c.ARTIFACT, c.YARDSTICK),

@@ -25,6 +25,11 @@ The median over the batch. What is timed computes the same map, or shows here th
 pytorch-grad-cam know `nn.ReLU` modules alone, so a ReLU6 or a functional call keeps its plain gradient with them, which
 takes less time too. A map in float32 may differ by a rectifier that decides otherwise within rounding, 1e-4 or so."""
 
+BY_HAND = """\
+A compiler should not lose to a person. `scripts/benchmarking/by_hand.py` writes resnet18's two passes node by node,
+in the forms that were known to be fast in onnxruntime before Saliport had passes of its own. It leaves out the
+predicted class and the check of the target, which the artifact has."""
+
 GRAD_CAM = """\
 pytorch-grad-cam imports torchvision, which Saliport does not need. So it runs where that is installed, and the forward
 pass in onnxruntime runs beside it in the same process, as the yardstick."""
