@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from exporter.lowering.blocked import each_channel, is_blocked
+from exporter.lowering.blocked import is_blocked
 from exporter.lowering.convolution import Phases, interleave, shuffle
 from exporter.lowering.pointwise import Masked, masked, positive_where
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
+from exporter.lowering.taps import WHOLE, BlockedTaps, Read, SlicedTaps, pad, reads
 from exporter.rules.linear import per_axis
 
 
@@ -128,8 +128,12 @@ def tap_phases(
     A phase of one tap ends with its windows, where the image may go on for a row or a column: what lays it out fills it
     up. (And OpenVINO 2026.4 makes a mistake of a Pad before a strided ConvTranspose.)
 
-    The last tap takes what is left without a comparison: one of the taps is the maximum. That is an eighth less for a
-    window of 3x3, a third for one of 2x2.
+    The last tap takes what is left without a comparison: one of the taps is the maximum.
+
+    Where that takes fewer comparisons, a cotangent is shared among the rows of its window first, by each row's own
+    maximum, and then what a row gets among its taps: the first tap in row-major order is the first of the first row
+    that has the maximum. For windows of 3x3 with a stride of 2 that is 6 and not 8: 1 % less time of a resnet18 in
+    onnxruntime and in OpenVINO, medians of interleaved runs.
 
     With ``blocked``, phases are read in onnxruntime's blocked layout, and what is outside of the image is zero: that is
     for images without negative values, and cotangents that are zero where a maximum is zero.
@@ -146,95 +150,67 @@ def tap_phases(
     if masked:
         left = torch.where(y > 0, left, 0.0) if selected else left * (y > 0)
     rows, columns = (
-        [read for tap in range(kernel[axis]) if (read := _read(tap, padding[axis], stride[axis], *sizes))]
+        reads(kernel[axis], padding[axis], stride[axis], *sizes)
         for axis, sizes in enumerate(zip(size, y.shape[2:], strict=True))
     )
-    reads = list(itertools.product(rows, columns))
-    shared = Counter((row, column) for (row, _), (column, _) in reads)
-    taps = (_taps_in_blocks if blocked else _taps)(x, rows, columns, stride, y.shape[2:])
-    for index, (((row, row_widths), (column, column_widths)), tap) in enumerate(zip(reads, taps, strict=True), 1):
-        part = left
-        if index < len(reads):
-            found = tap == y
-            part = torch.where(found, left, 0.0) if selected else left * found
-            left = torch.where(found, 0.0, left) if selected else left - part
-        widths = [-width for width in (*column_widths, *row_widths)]
-        if shared[row, column] == 1:  # nothing is added to it
-            widths = [widths[0], min(0, widths[1]), widths[2], min(0, widths[3])]
-        part = _pad(part, widths, 0)
-        so_far = grid[row][column]
-        grid[row][column] = part if so_far is None else so_far + part
-    if positive and not apart:
-        return [[None if part is None else torch.relu(part) for part in parts] for parts in grid]
+    kind = BlockedTaps if blocked else SlicedTaps
+    taps = kind(x, stride)
+    if _both_ways(kernel) <= _one_way_then_the_other(kernel, stride):
+        found = _share(left, y, rows, columns, taps(rows, columns, y.shape[2:]), selected, ends=True)
+    else:
+        found = {}
+        wide, _ = aten.max_pool2d_with_indices(x, [1, kernel[1]], [1, stride[1]], [0, padding[1]], [1], ceil_mode)
+        maximal = kind(wide, [stride[0], 1])
+        across = _share(left, y, rows, [WHOLE], maximal(rows, [WHOLE], y.shape[2:]), selected, ends=False)
+        for (row, _), part in across.items():
+            along: list[Read] = [(row, (0, 0))]
+            (largest,) = maximal(along, [WHOLE], part.shape[2:])
+            read = taps(along, columns, part.shape[2:])
+            found |= _share(part, largest, along, columns, read, selected, ends=True)
+    for (row, column), part in found.items():
+        grid[row][column] = torch.relu(part) if positive and not apart else part
     return grid
 
 
-_Read = tuple[int, tuple[int, int]]
-"""A phase along an axis, and the widths to pad it with so that windows line up."""
+def _both_ways(kernel: list[int]) -> int:
+    """Return how many comparisons a window takes: all taps but the last."""
+    return kernel[0] * kernel[1] - 1
 
 
-def _taps(
-    x: Tensor, rows: list[_Read], columns: list[_Read], stride: list[int], windows: torch.Size
-) -> Iterator[Tensor]:
-    """Yield each tap of all windows, row by row: phases by strided slices, minus infinity around them."""
-    split = {
-        (row, column): _every(_every(x, 2, row, stride[0]), 3, column, stride[1])
-        for row in {phase for phase, _ in rows}
-        for column in {phase for phase, _ in columns}
-    }
-    for (row, above), (column, before) in itertools.product(rows, columns):
-        yield _pad(split[row, column], [*before, *above], -math.inf)
+def _one_way_then_the_other(kernel: list[int], stride: list[int]) -> int:
+    """Return how many it takes row by row: of its rows' maxima, then of each phase of rows tap by tap."""
+    return kernel[0] - 1 + stride[0] * (kernel[1] - 1)
 
 
-def _taps_in_blocks(
-    x: Tensor, rows: list[_Read], columns: list[_Read], stride: list[int], windows: torch.Size
-) -> Iterator[Tensor]:
-    """Yield the same with zero around: each phase by a strided Conv of one tap a channel, its shifts by crops.
+def _share(
+    left: Tensor,
+    y: Tensor,
+    rows: list[Read],
+    columns: list[Read],
+    taps: Iterable[Tensor],
+    selected: bool,
+    *,
+    ends: bool,
+) -> dict[tuple[int, int], Tensor]:
+    """Return what each phase gets of a cotangent, when in row-major order the first tap that equals ``y`` takes it.
 
-    The Conv of phase ``r`` starts at ``x[s first + r]``, which is before the image if ``r`` is not zero: a Conv can
-    pad, but not skip.
+    left, y: [N, C, H', W'], as is each tap. With ``ends``, a phase of one tap ends with its windows.
     """
-    spans = [_spans(rows), _spans(columns)]
-    whole = {}
-    for phases in itertools.product(*spans):
-        widths = []
-        for step, count, size, span, phase in zip(stride, windows, x.shape[2:], spans, phases, strict=True):
-            first, last = span[phase]
-            start = step * first + phase
-            widths.append((-start, max(0, start + step * (count + last - first - 1) + 1 - size)))
-        around = [*widths[1], *widths[0]]
-        whole[phases] = each_channel(_pad(x, around, 0.0), stride)
-    for (row, (above, _)), (column, (before, _)) in itertools.product(rows, columns):
-        tap = whole[row, column]
-        begins = -above - spans[0][row][0], -before - spans[1][column][0]
-        cut = [(start, have - start - count) for start, have, count in zip(begins, tap.shape[2:], windows, strict=True)]
-        yield _pad(tap, [-width for axis in reversed(cut) for width in axis], 0.0)
-
-
-def _spans(reads: list[_Read]) -> dict[int, tuple[int, int]]:
-    """Return the first and the last shift of each phase along an axis; the first one lets its Conv pad."""
-    shifts: dict[int, list[int]] = {}
-    for phase, (before, _) in reads:
-        shifts.setdefault(phase, [-1 if phase else 0]).append(-before)
-    return {phase: (min(found), max(found)) for phase, found in shifts.items()}
-
-
-def _read(tap: int, padding: int, stride: int, size: int, windows: int) -> tuple[int, tuple[int, int]] | None:
-    """Return which phase a tap reads along one axis, and the widths to pad the phase with so that windows line up.
-
-    None where every window has this tap outside of the image, as with a kernel larger than the image.
-    """
-    shift, phase = divmod(tap - padding, stride)
-    length = len(range(phase, size, stride))
-    return (phase, (-shift, shift + windows - length)) if -windows < shift < length else None
-
-
-def _pad(x: Tensor, widths: list[int], value: float) -> Tensor:
-    return torch.constant_pad_nd(x, widths, value) if any(widths) else x
-
-
-def _every(x: Tensor, axis: int, start: int, step: int) -> Tensor:
-    return x if step == 1 else aten.slice(x, axis, start, None, step)
+    found: dict[tuple[int, int], Tensor] = {}
+    places = list(itertools.product(rows, columns))
+    shared = Counter((row, column) for (row, _), (column, _) in places)
+    for index, (((row, row_widths), (column, column_widths)), tap) in enumerate(zip(places, taps, strict=True), 1):
+        part = left
+        if index < len(places):
+            equal = tap == y
+            part = torch.where(equal, left, 0.0) if selected else left * equal
+            left = torch.where(equal, 0.0, left) if selected else left - part
+        widths = [-width for width in (*column_widths, *row_widths)]
+        if ends and shared[row, column] == 1:  # nothing is added to it
+            widths = [widths[0], min(0, widths[1]), widths[2], min(0, widths[3])]
+        part = pad(part, widths, 0)
+        found[row, column] = found[row, column] + part if (row, column) in found else part
+    return found
 
 
 def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) -> Any:
