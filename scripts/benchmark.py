@@ -100,7 +100,7 @@ def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) 
     """Measure cases, and keep each as soon as it is done."""
     command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
     for number, case in enumerate(cases, 1):
-        sources = files.key("onnxruntime")
+        sources = files.sources(case.part)
         known = records.get(case)
         if resume and known is not None and not known.missing and known.sources == sources:
             continue

@@ -23,11 +23,11 @@ from click.testing import CliRunner
 
 from exporter import reference
 from scripts import benchmark
-from scripts.benchmarking import bars, by_hand, files, measure, plots, processes, report, timing, worker
+from scripts.benchmarking import bars, files, measure, plan, plots, processes, report, timing, worker
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.bars import Bar
 from scripts.benchmarking.measure import Effort
-from scripts.benchmarking.plan import PARTS, Case, axes, cases
+from scripts.benchmarking.plan import BY_HAND, PARTS, Case, axes, cases
 from scripts.benchmarking.profiling import nodes
 from scripts.benchmarking.records import Record, Records
 from scripts.benchmarking.tables import Table
@@ -98,8 +98,8 @@ def full(tmp_path: Path) -> Records:
             result["contenders"][c.ARTIFACT]["error"] = 2e-7
             records.put(record(Case("speed", model, batch), result))
     records.put(record(Case("grad-cam", "resnet18"), {}, "torchvision is not installed here"))
-    by_hand = race(YARDSTICK=[10.0, 10.0], ARTIFACT=[18.0, 36.0], BY_HAND=[20.0, 40.0])
-    records.put(record(Case("by-hand", "resnet18"), by_hand))
+    rival = race(YARDSTICK=[10.0, 10.0], ARTIFACT=[18.0, 36.0], BY_HAND=[20.0, 40.0])
+    records.put(record(Case("by-hand", "resnet18"), rival))
     sessions = {
         c.YARDSTICK: {"missing": "", "runs": [session_run(100.0), session_run(110.0), session_run(90.0)]},
         c.ARTIFACT: {"missing": "", "runs": [session_run(150.0)]},
@@ -229,9 +229,9 @@ def test_torch_compile_has_the_map_of_live_autograd(spec: str) -> None:
 
 
 def test_the_graph_by_hand_has_the_map_of_live_autograd(tmp_path: Path) -> None:
-    files.prepare(by_hand.NETWORK, by_hand.SIDE, files.BY_HAND, tmp_path)
-    file = files.onnx_file(by_hand.NETWORK, by_hand.SIDE, files.BY_HAND, tmp_path)
-    setting = c.Setting(by_hand.NETWORK, (3, by_hand.SIDE, by_hand.SIDE), 2, 1, "cpu", {"by-hand": file})
+    files.prepare(BY_HAND, plan.SIDE, files.BY_HAND, tmp_path)
+    file = files.onnx_file(BY_HAND, plan.SIDE, files.BY_HAND, tmp_path)
+    setting = c.Setting(BY_HAND, (3, plan.SIDE, plan.SIDE), 2, 1, "cpu", {"by-hand": file})
     logits, attribution = c.EVERYONE[c.BY_HAND].open(setting)()
     expected = reference.live(setting.network, *setting.tensors, "guided")
     np.testing.assert_allclose(logits, expected[0].numpy(), rtol=1e-4, atol=1e-4)

@@ -52,7 +52,7 @@ class SlicedTaps:
 
 
 class BlockedTaps:
-    """Taps in onnxruntime's blocked layout, with zero around the image; each phase is made once.
+    """Taps in onnxruntime's blocked layout, with zero around the image; a phase is made once for the same shifts.
 
     A phase is a strided Conv of one tap a channel, its shifts are crops. The Conv of phase ``r`` starts at
     ``x[s first + r]``, which is before the image if ``r`` is not zero: a Conv can pad, but not skip.

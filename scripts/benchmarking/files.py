@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarking import by_hand
 from scripts.benchmarking.machine import versions
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +36,11 @@ def key(kind: str) -> str:
         for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def sources(part: str) -> str:
+    """Return a hash of what a part measures, so that a record tells whether it still holds."""
+    return key("onnxruntime") + (key(BY_HAND) if part == "by-hand" else "")
 
 
 def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:
@@ -68,6 +72,8 @@ def prepare(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any]:
     if kind == FORWARD:
         export_forward(model, shape, folder / "model.onnx")
     elif kind == BY_HAND:
+        from scripts.benchmarking import by_hand
+
         by_hand.write(model, folder / "model.onnx")
     else:
         formats = ("onnx",) if kind == "openvino" else ("torchscript", "onnx")

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scripts.benchmarking import by_hand
-
 MODELS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "torchvision:densenet121")
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BATCHES = (1, 8)
@@ -16,6 +14,8 @@ SIDES = (96, 160, 224, 288, 384)
 THREADS = (1, 2)
 CUDA_BATCHES = (1, 32)
 SIDE = 224
+BY_HAND = "resnet18"
+"""The network that was written by hand, for images of :data:`SIDE`."""
 
 PARTS = {
     "export": "the export by stage, and the files' sizes, against PyTorch's export of the forward pass alone",
@@ -74,8 +74,8 @@ def cases(
     for part in parts:
         if part in ("speed", "grad-cam", "session"):
             yield from (Case(part, model, batch, side, first) for model in models for batch in batches)
-        elif part == "by-hand" and by_hand.NETWORK in models:
-            yield from (Case(part, by_hand.NETWORK, batch, by_hand.SIDE, first) for batch in batches)
+        elif part == "by-hand" and BY_HAND in models:
+            yield from (Case(part, BY_HAND, batch, SIDE, first) for batch in batches)
         elif part == "export":
             yield from (Case(part, model, 1, side, 0) for model in models)  # with all the threads that there are
         elif part == "profile":

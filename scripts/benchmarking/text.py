@@ -48,7 +48,8 @@ weights. Medians of the processes.
 
 onnxruntime's memory pattern is a plan that its first call makes: one block for all that later calls need, which it
 takes beside the memory of the first. `enable_mem_pattern = False` among the session's options does without, in the
-same time; so do `exporter.load` and the examples. Those rows are held against a forward pass without one."""
+same time; so do `exporter.load` and the examples in Python and C++. Those rows are held against a forward pass without
+one."""
 
 EXPORT = """\
 From a network in memory to files on disk, with all the threads that there are, in a fresh process that has imported
