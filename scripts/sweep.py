@@ -103,7 +103,7 @@ UNTRIED = Result("", reason="not tried yet", clear=False)
 @click.option("--only", multiple=True, metavar="NAME", help="These only, for example timm:resnet18; repeatable.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many at once.")
 @click.option("--seconds", type=click.IntRange(min=1), default=600, show_default=True, help="Limit of one export.")
-@click.option("--gib", type=click.IntRange(min=1), default=8, show_default=True, help="Memory limit of one export.")
+@click.option("--gib", type=click.IntRange(min=1), default=16, show_default=True, help="Memory limit of one export.")
 @click.option(
     "--results",
     type=click.Path(dir_okay=False, path_type=Path),
