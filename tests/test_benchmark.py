@@ -213,6 +213,20 @@ def test_files_are_made_once_and_again_when_sources_change(
     assert files.key(files.FORWARD) != forward
 
 
+def test_only_the_part_by_hand_is_measured_again_when_that_graph_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = tmp_path / "scripts" / "benchmarking" / "by_hand.py"
+    graph.parent.mkdir(parents=True)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    found = []
+    for text in ("x = 1", "x = 2"):
+        graph.write_text(text)
+        found.append({part: files.sources(part) for part in ("by-hand", "speed")})
+    assert found[0]["by-hand"] != found[1]["by-hand"]
+    assert found[0]["speed"] == found[1]["speed"]
+
+
 def test_a_broken_process_is_reported() -> None:
     with pytest.raises(processes.Failed, match="KeyError: 'kinds'"):
         processes.run("prepare", threads=1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from exporter.lowering.blocked import is_blocked
 from exporter.lowering.convolution import FEW, Phases, scaled, settings, unscaled
 from exporter.lowering.pooling import Pool, comparable, masked_pool, maxima, starts, tap_phases
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, used_once
+from exporter.lowering.taps import pad
 from exporter.rules.linear import per_axis
 
 
@@ -129,7 +129,7 @@ def _placed_transposed(part: Tensor, weight: Tensor, places: list[_Place]) -> Te
         [place.more for place in places],
     )
     widths = [width for place in reversed(places) for width in place.widths]
-    return torch.constant_pad_nd(image, widths) if any(widths) else image
+    return pad(image, widths, 0)
 
 
 def _starts(node: fx.Node) -> list[fx.Node] | None:
