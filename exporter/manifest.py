@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def describe(
         "parity": certificate.to_json(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
+            # As the modules say: onnxruntime comes from packages of several names.
+            **{name: import_module(name).__version__ for name in ("numpy", "onnx", "onnxruntime", "torch")},
         },
     }
 

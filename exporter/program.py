@@ -165,7 +165,8 @@ def to_module(program: Program) -> fx.GraphModule:
     """Return the program as a plain module: ``forward(*inputs)`` on real tensors of the program's sizes.
 
     The module holds the tensors under their qualified names, so that its state dict reads like the
-    model's. Its operators are overload packets, which is what ``torch.jit.script`` understands.
+    model's. Its operators are overload packets, which is what ``torch.jit.script`` understands. Like a model, it runs
+    on the device that it was moved to: constants are made where the first input is.
     """
     root = _Folder()
     for name, tensor in program.tensors.items():
@@ -192,6 +193,8 @@ def to_module(program: Program) -> fx.GraphModule:
                     copies[node] = _in_range(graph, copies[node], program.outputs[0].meta["val"].shape[1])
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+            if "device" in kwargs:
+                kwargs = {**kwargs, "device": graph.call_function(getattr, (given[0][1], "device"))}
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
             name = re.sub(r"\W", "_", scope_of(node))
             copies[node] = graph.create_node(node.op, op, args, kwargs, name)

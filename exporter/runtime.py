@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RUNTIMES = {"onnxruntime": "onnx", "torchscript": "torchscript"}
 """Runtime -> the format that it runs."""
 
+DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Device -> what onnxruntime calls it."""
+
 PREDICTED = -1
 """The target that stands for the class which the input is predicted to be."""
 
@@ -52,6 +55,7 @@ class Session:
     Attributes:
         inputs: Names of the inputs but for the target, in order.
         attributed: Those of them that have an attribution.
+        classes: How many there are, where the runtime does not refuse others by itself.
     """
 
     def __init__(self, run: Run, inputs: Sequence[str] = (IMAGE,), attributed: Sequence[str] = (IMAGE,)) -> None:
@@ -59,6 +63,7 @@ class Session:
         self._run = run
         self.inputs = tuple(inputs)
         self.attributed = tuple(attributed)
+        self.classes: int | None = None
 
     def __call__(self, image: ArrayLike | Mapping[str, ArrayLike], target: int | ArrayLike = PREDICTED) -> Explanation:
         """Predict and explain a batch.
@@ -69,7 +74,7 @@ class Session:
 
         Raises:
             UsageError: An input is missing, has no such name or another batch size; the target's shape is not
-                ``[N]``, or its values are not integers.
+                ``[N]``, its values are not integers, or, on a GPU, they are outside ``[-1, K)``.
             Exception: The runtime refused the input, for example a target outside ``[-1, K)``; the type is its own.
         """
         arrays = [np.ascontiguousarray(array) for array in self._in_order(image)]
@@ -85,6 +90,8 @@ class Session:
             target = np.full(size, target)
         if target.shape != (size,):
             raise UsageError(f"target has shape {list(target.shape)}; for this batch it must be [{size}]")
+        if self.classes is not None and not ((target >= PREDICTED) & (target < self.classes)).all():
+            raise UsageError(f"a target is outside [{PREDICTED}, {self.classes})")
         logits, *attributions = self._run(arrays, target)
         if len(self.inputs) == 1:
             return Explanation(logits, attributions[0])
@@ -100,23 +107,39 @@ class Session:
         return [image[name] for name in self.inputs]
 
 
-def load(folder: str | os.PathLike[str], runtime: str = "onnxruntime", *, threads: int | None = None) -> Session:
+def load(
+    folder: str | os.PathLike[str],
+    runtime: str = "onnxruntime",
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> Session:
     """Load an artifact.
 
     Args:
         folder: The artifact's folder.
         runtime: ``onnxruntime`` or ``torchscript``.
         threads: See :func:`open_session`.
+        device: See :func:`open_session`.
 
     Raises:
         ArtifactError: The folder is no artifact, lacks the runtime's file, or the file is not the one proven.
-        UsageError: The runtime is unknown.
+        UsageError: The runtime or the device is unknown, the runtime has no such device here, or the ONNX file was
+            optimized for another.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     artifact = Artifact.open(folder)
+    if (device, runtime, artifact.manifest["optimize_for"]) == ("cuda", "onnxruntime", "onnxruntime"):
+        raise UsageError(
+            f"the ONNX file of {artifact.folder} is optimized for onnxruntime's CPU kernels, and has operators that "
+            "onnxruntime does not run on a GPU; export it with --optimize-for portable, or load torchscript"
+        )
     inputs = Signature.of_manifest(artifact.manifest).inputs
-    return open_session(artifact.file(RUNTIMES[runtime]), runtime, inputs, threads=threads)
+    session = open_session(artifact.file(RUNTIMES[runtime]), runtime, inputs, threads=threads, device=device)
+    if device == "cuda":  # a GPU reads 0 where an index is out of range, or stops for good
+        session.classes = artifact.manifest["outputs"][0]["shape"][1]
+    return session
 
 
 def open_session(
@@ -126,6 +149,7 @@ def open_session(
     *,
     threads: int | None = None,
     double: bool = False,
+    device: str = "cpu",
 ) -> Session:
     """Load one written file.
 
@@ -135,15 +159,23 @@ def open_session(
         inputs: The artifact's, whose names and order a TorchScript file does not tell; an ONNX file does.
         threads: How many threads onnxruntime uses inside an operator; TorchScript follows torch's own setting.
         double: Convert a TorchScript model to float64 after loading.
+        device: Where the model runs: ``cpu``, or ``cuda`` for the first NVIDIA GPU. A session takes and returns numpy
+            arrays either way. On a GPU both runtimes round what convolutions multiply to TF32, as they do by default.
+
+    Raises:
+        ArtifactError: The runtime does not load the file.
+        UsageError: The runtime or the device is unknown, or the runtime has no such device here.
     """
+    if device not in DEVICES:
+        raise UsageError(f"unknown device {device!r}; there are {', '.join(DEVICES)}")
     if runtime == "onnxruntime":
-        return _onnxruntime(path, threads)
+        return _onnxruntime(path, threads, device)
     if runtime == "torchscript":
-        return _torchscript(path, inputs, double)
+        return _torchscript(path, inputs, double, device)
     raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
 
 
-def _onnxruntime(path: Path, threads: int | None) -> Session:
+def _onnxruntime(path: Path, threads: int | None, device: str) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -151,10 +183,20 @@ def _onnxruntime(path: Path, threads: int | None) -> Session:
     options.enable_mem_pattern = False  # it takes memory for a second copy of what is live, and saves no time
     if threads is not None:
         options.intra_op_num_threads = threads
+    provider = DEVICES[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise UsageError(f"this onnxruntime has no {provider}; for NVIDIA GPUs, put onnxruntime-gpu in its place")
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip has put them
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:
         raise ArtifactError(f"onnxruntime {onnxruntime.__version__} does not load {path.name}: {error}") from error
+    if provider not in session.get_providers():  # it does not fail, it takes the CPU instead
+        raise UsageError(
+            f"onnxruntime {onnxruntime.__version__} cannot start its {provider}: it finds no GPU, or not the CUDA and "
+            "cuDNN that it needs; pip install 'onnxruntime-gpu[cuda,cudnn]' brings those"
+        )
     inputs = [given.name for given in session.get_inputs() if given.name != TARGET]
     attributed = [given.name for given in session.get_inputs() if given.type in _FLOATS]
 
@@ -171,25 +213,27 @@ _FLOATS = {"tensor(float)", "tensor(double)", "tensor(float16)"}
 """What onnxruntime calls the dtypes of inputs that have an attribution."""
 
 
-def _torchscript(path: Path, inputs: Sequence[Input], double: bool) -> Session:
+def _torchscript(path: Path, inputs: Sequence[Input], double: bool, device: str) -> Session:
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"torch {torch.__version__} finds no CUDA device here")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated")
-            module = torch.jit.load(str(path), map_location="cpu")
+            module = torch.jit.load(str(path), map_location=device)
     except Exception as error:
         raise ArtifactError(f"torch {torch.__version__} does not load {path.name}: {error}") from error
-    return module_session(module.double() if double else module, inputs)
+    return module_session(module.double() if double else module, inputs, device)
 
 
-def module_session(module: torch.nn.Module, inputs: Sequence[Input]) -> Session:
+def module_session(module: torch.nn.Module, inputs: Sequence[Input], device: str = "cpu") -> Session:
     """Wrap a module of ``(*inputs, target) -> (logits, *attributions)`` on tensors as a session on arrays."""
     import torch
 
     def run(arrays: Sequence[Array], target: NDArray[np.int64]) -> Sequence[NDArray[np.floating]]:
         with torch.no_grad():
-            found = module(*map(torch.from_numpy, arrays), torch.from_numpy(target))
-        return [tensor.numpy() for tensor in found]
+            found = module(*(torch.from_numpy(array).to(device) for array in (*arrays, target)))
+        return [tensor.cpu().numpy() for tensor in found]
 
     return Session(run, [given.name for given in inputs], [given.name for given in inputs if given.attributed])

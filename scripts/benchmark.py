@@ -28,7 +28,7 @@ OUTPUT = Path("docs/benchmark")
 WIDTH = 160
 QUICK = ("export", "speed", "session", "profile", "help")
 QUICK_EFFORT = Effort(rounds=10, seconds=10, repeats=1, turns=1)
-EVERYTHING = tuple(part for part in plan.PARTS if part != "cuda")
+EVERYTHING = tuple(part for part in plan.PARTS if part not in plan.CUDA_PARTS)
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -57,7 +57,9 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--seconds", type=float, help="After which a race begins no new round.  [default: 120; quick: 15]")
 @click.option("--repeats", type=click.IntRange(min=1), help="Processes for a session.  [default: 3; quick: 1]")
 @click.option("--only", "parts", type=click.Choice(list(plan.PARTS)), multiple=True, help="A part; repeatable.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda: that part.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda: those parts."
+)
 @click.option("--output", type=click.Path(path_type=Path), help=f"[default: {OUTPUT}; quick: {files.CACHE}/quick]")
 @click.option("--cache", type=click.Path(path_type=Path), default=files.CACHE, show_default=True, help="Of the files.")
 @click.option("--resume", is_flag=True, help="Leave out what these sources have been measured for already.")
@@ -86,7 +88,7 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if not report_only:
-        chosen = parts or (("cuda",) if device == "cuda" else QUICK if quick else EVERYTHING)
+        chosen = parts or (plan.CUDA_PARTS if device == "cuda" else QUICK if quick else EVERYTHING)
         names = models.split(",") if models else plan.MODELS[:1] if quick else plan.MODELS
         wanted = plan.cases(chosen, names, batches or ((1,) if quick else plan.BATCHES), threads, side)
         effort = QUICK_EFFORT if quick else Effort()

@@ -162,7 +162,15 @@ def test_sessions_exports_and_profiles(spec: str, tmp_path: Path) -> None:
         files.adopt(spec, SIDE, adopted, tmp_path / kind, tmp_path)
         assert files.facts(spec, SIDE, adopted, tmp_path) == {"shape": [3, SIDE, SIDE]}
     case = Case("session", spec, 2, SIDE)
-    task = {"model": spec, "shape": [3, SIDE, SIDE], "batch": 2, "threads": 1, "device": "cpu", "calls": 4}
+    task = {
+        "model": spec,
+        "shape": [3, SIDE, SIDE],
+        "batch": 2,
+        "threads": 1,
+        "device": "cpu",
+        "tf32": True,
+        "calls": 4,
+    }
     task["missing"] = {}
     task["files"] = measure.paths(case, tmp_path)
     records = Records(tmp_path / "results.json")
@@ -559,7 +567,16 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("peer", "other"):
         monkeypatch.setitem(c.EVERYONE, name, peer)
     missing = {"other": "its file was not made"}
-    task = {"model": "", "shape": [1], "batch": 1, "threads": 1, "device": "cpu", "files": {}, "missing": missing}
+    task = {
+        "model": "",
+        "shape": [1],
+        "batch": 1,
+        "threads": 1,
+        "device": "cpu",
+        "tf32": True,
+        "files": {},
+        "missing": missing,
+    }
     found = worker.race({**task, "contenders": ["peer", "other"], "rounds": 1, "seconds": 0})
     assert found["contenders"] == {"peer": {"missing": peer.absent()}, "other": {"missing": missing["other"]}}
 
@@ -578,6 +595,7 @@ def test_who_fails_does_not_stop_the_others(spec: str, tmp_path: Path, monkeypat
         "batch": 1,
         "threads": 1,
         "device": "cpu",
+        "tf32": True,
         "files": {},
         "missing": {},
     }
@@ -598,8 +616,11 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     arguments = ["--device", "cuda", "--output", str(tmp_path)]
     assert CliRunner().invoke(benchmark.main, arguments, catch_exceptions=False).exit_code == 0
     stored = check_schema(tmp_path / "results.json")["records"]
-    assert [(one["case"]["model"], one["case"]["batch"]) for one in stored] == [
-        (model, batch) for model in ("resnet18", "resnet50") for batch in (1, 32)
+    assert [tuple(one["case"][key] for key in ("part", "model", "batch", "threads")) for one in stored] == [
+        (part, model, batch, 0)
+        for part in ("cuda", "cuda-float32")
+        for model in ("resnet18", "resnet50")
+        for batch in (1, 32)
     ]
     assert {one["missing"] for one in stored} == {"torch finds no CUDA device here"}
 

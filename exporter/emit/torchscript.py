@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import re
 import warnings
 from pathlib import Path
@@ -17,6 +18,9 @@ aten = torch.ops.aten
 
 CONVOLUTIONS = (aten.conv2d, aten.conv_transpose2d)
 """Operators whose CPU kernels are faster where channels are last."""
+
+LAST_ON_CPU = (aten.native_group_norm,)
+"""Operators that take an image with channels last on a CPU only."""
 
 _CLASS = re.compile(rb"__torch__\.torch\.(fx\.graph_module|nn\.modules\.module)(\.___torch_mangle_\d+)?(?=[.\n])")
 """The qualifier of a class, as code and pickles write it."""
@@ -61,6 +65,10 @@ def _laid_out(module: fx.GraphModule) -> nn.Module:
             path, _, name = weight.target.rpartition(".")
             owner = module.get_submodule(path)
             owner.register_buffer(name, owner.get_buffer(name).contiguous(memory_format=torch.channels_last))
+    for node in graph.nodes if convolutions else ():
+        if node.target in LAST_ON_CPU and node.args[0].meta["val"].ndim == 4:
+            with graph.inserting_before(node):
+                node.args = (_last_on_cpu(graph, node.args[0]), *node.args[1:])
     for node in graph.nodes:
         if node.target is aten.view and convolutions:
             node.target = aten.reshape
@@ -75,6 +83,14 @@ def _laid_out(module: fx.GraphModule) -> nn.Module:
 
 def _contiguous(graph: fx.Graph, value: fx.Node, order: torch.memory_format) -> fx.Node:
     return graph.call_function(aten.contiguous, (value,), {"memory_format": order})
+
+
+def _last_on_cpu(graph: fx.Graph, image: fx.Node) -> fx.Node:
+    """Let an image have its channels last where it is on a CPU; TorchScript's numbers are 2 for that and 0 for not."""
+    on_cpu = graph.call_function(int, (graph.call_function(getattr, (image, "is_cpu")),))
+    return graph.call_function(
+        aten.contiguous, (image,), {"memory_format": graph.call_function(operator.mul, (on_cpu, 2))}
+    )
 
 
 def _write_reproducibly(archive: bytes, path: Path) -> None:

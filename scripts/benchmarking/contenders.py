@@ -8,7 +8,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Setting:
         batch: How many images.
         threads: How many each may use.
         device: ``cpu`` or ``cuda``.
-        files: ``forward``, ``by-hand``, ``onnxruntime`` and ``openvino``, the ONNX files, and ``torchscript``.
+        files: ``forward``, ``by-hand``, ``onnxruntime``, ``openvino`` and so on, ONNX files, and ``torchscript``.
+        tf32: Whether a GPU may round what it multiplies in float32 to TF32, as is the default of all libraries here.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Setting:
     threads: int
     device: str
     files: Mapping[str, Path]
+    tf32: bool = True
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -113,8 +115,14 @@ class Contender:
 # -- onnxruntime -----------------------------------------------------------------------------------------------
 
 
-def onnxruntime_session(path: Path, threads: int, device: str = "cpu", **settings: Any) -> Any:
+def onnxruntime_session(path: Path, threads: int, **settings: Any) -> Any:
     """Load a file the way all its contenders do: default optimisations, one thread pool of a fixed size."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path, _options(threads, **settings), providers=["CPUExecutionProvider"])
+
+
+def _options(threads: int, **settings: Any) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -123,18 +131,15 @@ def onnxruntime_session(path: Path, threads: int, device: str = "cpu", **setting
     options.log_severity_level = 4
     for name, value in settings.items():
         setattr(options, name, value)
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise Unavailable(f"onnxruntime has no {provider} here")
-    return onnxruntime.InferenceSession(path, options, providers=[provider])
+    return options
 
 
 def _onnxruntime(kind: str, **settings: Any) -> Callable[[Setting], Call]:
     def open(setting: Setting) -> Call:
-        session = onnxruntime_session(setting.files[kind], setting.threads, setting.device, **settings)
-        feed = {"image": setting.images}
-        if kind != "forward":
-            feed["target"] = setting.target
+        if setting.device == "cuda":
+            return _on_cuda(setting, kind)
+        session = onnxruntime_session(setting.files[kind], setting.threads, **settings)
+        feed = _feed(setting, kind)
 
         def call() -> tuple[Any, Any]:
             found = session.run(None, feed)
@@ -143,6 +148,43 @@ def _onnxruntime(kind: str, **settings: Any) -> Callable[[Setting], Call]:
         return call
 
     return open
+
+
+def _feed(setting: Setting, kind: str) -> dict[str, np.ndarray]:
+    """Return what a graph takes: the forward pass takes no target."""
+    return {"image": setting.images} if kind == "forward" else {"image": setting.images, "target": setting.target}
+
+
+def _on_cuda(setting: Setting, kind: str, graph: bool = False) -> Call:
+    """Load a file on the GPU, with inputs and outputs that stay there, as torch's do."""
+    import onnxruntime
+    import torch  # the CUDA that onnxruntime needs comes with it  # noqa: F401
+
+    provider = "CUDAExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise Unavailable(f"onnxruntime has no {provider} here; onnxruntime-gpu has")
+    how = {"use_tf32": str(int(setting.tf32)), "enable_cuda_graph": str(int(graph))}
+    session = onnxruntime.InferenceSession(setting.files[kind], _options(setting.threads), providers=[(provider, how)])
+    if session.get_providers()[0] != provider:  # it warns, and takes the CPU
+        raise Unavailable(f"onnxruntime's {provider} does not start here")
+    binding = session.io_binding()
+    feed = _feed(setting, kind)
+    shapes = [found.shape for found in onnxruntime_session(setting.files[kind], setting.threads).run(None, feed)]
+    for name, array in feed.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+    results = [onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0) for shape in shapes]
+    for output, result in zip(session.get_outputs(), results, strict=True):
+        binding.bind_ortvalue_output(output.name, result)
+
+    def call() -> tuple[Any, Any]:
+        session.run_with_iobinding(binding)  # it waits for the GPU
+        return results[0], (results[1] if len(results) > 1 else None)
+
+    return call
+
+
+def _graphed(kind: str) -> Callable[[Setting], Call]:
+    return lambda setting: _on_cuda(setting, kind, graph=True)
 
 
 # -- OpenVINO --------------------------------------------------------------------------------------------------
@@ -154,9 +196,7 @@ def _openvino(kind: str, file: str) -> Callable[[Setting], Call]:
 
         core = openvino.Core()
         model = core.read_model(setting.files[file])
-        feed = {"image": setting.images}
-        if kind != "forward":
-            feed["target"] = setting.target
+        feed = _feed(setting, kind)
         model.reshape({name: list(array.shape) for name, array in feed.items()})  # both graphs: sizes are then known
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -187,16 +227,56 @@ def _finish(setting: Setting) -> Callable[[], None]:
     return torch.cuda.synchronize
 
 
+def _waiting(launch: Callable[[Setting], Call]) -> Callable[[Setting], Call]:
+    """Let calls of a contender, which only start the work of a GPU, wait for its end."""
+
+    def open(setting: Setting) -> Call:
+        call, finish = launch(setting), _finish(setting)
+
+        def waiting() -> tuple[Any, Any]:
+            found = call()
+            finish()
+            return found
+
+        return waiting
+
+    return open
+
+
+def _cuda_graph(launch: Callable[[Setting], Call]) -> Callable[[Setting], Call]:
+    """Record what a contender has a GPU do, and let a call be its repetition, in which Python has no part."""
+
+    def open(setting: Setting) -> Call:
+        import torch
+
+        call = launch(setting)  # which holds the weights that a recording only points to
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # a recording holds what is compiled and chosen by then
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = call()
+
+        def replay(kept: Call = call) -> tuple[Any, Any]:
+            graph.replay()
+            return found
+
+        return replay
+
+    return open
+
+
 def _eager(setting: Setting) -> Call:
     import torch
 
-    network, (images, _), finish = setting.network, setting.tensors, _finish(setting)
+    network, (images, _) = setting.network, setting.tensors
 
     def call() -> tuple[Any, Any]:
         with torch.inference_mode():
-            logits = network(images)
-        finish()
-        return logits, None
+            return network(images), None
 
     return call
 
@@ -208,12 +288,11 @@ def _torchscript(setting: Setting) -> Call:
         warnings.simplefilter("ignore")  # PyTorch has frozen the format, and says so
         module = torch.jit.load(str(setting.files["torchscript"]), map_location=setting.device)
         module = torch.jit.freeze(module)  # as examples/libtorch does
-    (images, target), finish = setting.tensors, _finish(setting)
+    images, target = setting.tensors
 
     def call() -> tuple[Any, Any]:
         with torch.inference_mode():
             logits, attribution = module(images, target)
-        finish()
         return logits, attribution
 
     return call
@@ -222,11 +301,10 @@ def _torchscript(setting: Setting) -> Call:
 def _live(setting: Setting) -> Call:
     from exporter import reference
 
-    network, (images, target), finish = setting.network, setting.tensors, _finish(setting)
+    network, (images, target) = setting.network, setting.tensors
 
     def call() -> tuple[Any, Any]:
         logits, (attribution,), _ = reference.live(network, images, target, "guided", count=False)
-        finish()
         return logits, attribution
 
     return call
@@ -237,7 +315,7 @@ def _captum(channels_last: bool) -> Callable[[Setting], Call]:
         import torch
         from captum.attr import GuidedBackprop
 
-        (images, target), network, finish = setting.tensors, setting.hookable, _finish(setting)
+        (images, target), network = setting.tensors, setting.hookable
         if channels_last:
             network = copy.deepcopy(network).to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
@@ -247,9 +325,7 @@ def _captum(channels_last: bool) -> Callable[[Setting], Call]:
         def call() -> tuple[Any, Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it says at each call that it sets hooks
-                attribution = method.attribute(leaf, target=target).detach()
-            finish()
-            return None, attribution
+                return None, method.attribute(leaf, target=target).detach()
 
         return call
 
@@ -273,8 +349,13 @@ def _grad_cam(setting: Setting) -> Call:
     return call
 
 
-def compiled_autograd(setting: Setting, backend: str = "inductor") -> Call:
-    """Let torch.compile have both passes of live autograd, a guided function in place of each ``nn.ReLU``."""
+def compiled_autograd(setting: Setting, **how: Any) -> Call:
+    """Let torch.compile have both passes of live autograd, a guided function in place of each ``nn.ReLU``.
+
+    Args:
+        setting: What contenders are given.
+        how: ``mode`` or ``backend`` of torch.compile.
+    """
     import torch
     from torch import nn
 
@@ -298,14 +379,13 @@ def compiled_autograd(setting: Setting, backend: str = "inductor") -> Call:
     rectifiers = [name for name, module in network.named_modules() if isinstance(module, nn.ReLU)]
     for name in rectifiers:
         network.set_submodule(name, GuidedReLU())
-    compiled = torch.compile(network, backend=backend)
-    (images, target), finish = setting.tensors, _finish(setting)
+    compiled = torch.compile(network, **how)
+    images, target = setting.tensors
 
     def call() -> tuple[Any, Any]:
         leaf = images.detach().requires_grad_()
         logits = compiled(leaf)
         (attribution,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), leaf)
-        finish()
         return logits.detach(), attribution
 
     return call
@@ -325,6 +405,12 @@ BY_HAND = "onnxruntime: graph written by hand"
 OPENVINO_YARDSTICK = "OpenVINO: forward only"
 OPENVINO = "OpenVINO: artifact"
 COMPILED = "torch.compile of live autograd"
+ARTIFACT_PORTABLE = "onnxruntime: artifact, portable"
+YARDSTICK_GRAPH = "onnxruntime, CUDA graph: forward only"
+ARTIFACT_PORTABLE_GRAPH = "onnxruntime, CUDA graph: artifact, portable"
+EAGER_GRAPH = "eager, CUDA graph: forward only"
+TORCHSCRIPT_GRAPH = "TorchScript, CUDA graph: artifact"
+COMPILED_GRAPH = "torch.compile of live autograd, CUDA graphs"
 
 OWN_YARDSTICK = {
     **dict.fromkeys((OPENVINO_YARDSTICK, OPENVINO), OPENVINO_YARDSTICK),
@@ -342,15 +428,38 @@ EVERYONE = {
         Contender(ARTIFACT_LEAN, ("onnxruntime",), _onnxruntime("onnxruntime", enable_mem_pattern=False)),
         Contender(OPENVINO_YARDSTICK, ("openvino",), _openvino("forward", "forward")),
         Contender(OPENVINO, ("openvino",), _openvino("artifact", "openvino")),
-        Contender(EAGER, ("torch", "exporter.sources"), _eager),
-        Contender(TORCHSCRIPT, ("torch",), _torchscript),
-        Contender(LIVE, ("torch", "exporter.sources", "exporter.reference"), _live),
-        Contender(CAPTUM, ("torch", "exporter.sources", "captum.attr"), _captum(False)),
-        Contender(CAPTUM_LAST, ("torch", "exporter.sources", "captum.attr"), _captum(True)),
+        Contender(EAGER, ("torch", "exporter.sources"), _waiting(_eager)),
+        Contender(TORCHSCRIPT, ("torch",), _waiting(_torchscript)),
+        Contender(LIVE, ("torch", "exporter.sources", "exporter.reference"), _waiting(_live)),
+        Contender(CAPTUM, ("torch", "exporter.sources", "captum.attr"), _waiting(_captum(False))),
+        Contender(CAPTUM_LAST, ("torch", "exporter.sources", "captum.attr"), _waiting(_captum(True))),
         Contender(GRAD_CAM, ("torch", "exporter.sources", "torchvision", "pytorch_grad_cam"), _grad_cam),
-        Contender(COMPILED, ("torch", "exporter.sources"), compiled_autograd),
+        Contender(COMPILED, ("torch", "exporter.sources"), _waiting(compiled_autograd)),
+        Contender(ARTIFACT_PORTABLE, ("onnxruntime",), _onnxruntime("portable")),
+        Contender(YARDSTICK_GRAPH, ("onnxruntime", "torch"), _graphed("forward")),
+        Contender(ARTIFACT_PORTABLE_GRAPH, ("onnxruntime", "torch"), _graphed("portable")),
+        Contender(EAGER_GRAPH, ("torch", "exporter.sources"), _waiting(_cuda_graph(_eager))),
+        Contender(TORCHSCRIPT_GRAPH, ("torch",), _waiting(_cuda_graph(_torchscript))),
+        Contender(
+            COMPILED_GRAPH, ("torch", "exporter.sources"), _waiting(partial(compiled_autograd, mode="reduce-overhead"))
+        ),
     )
 }
+
+_ON_A_GPU = (
+    YARDSTICK,
+    ARTIFACT,
+    ARTIFACT_PORTABLE,
+    YARDSTICK_GRAPH,
+    ARTIFACT_PORTABLE_GRAPH,
+    EAGER,
+    TORCHSCRIPT,
+    EAGER_GRAPH,
+    TORCHSCRIPT_GRAPH,
+    LIVE,
+    COMPILED,
+    COMPILED_GRAPH,
+)
 
 TAKING_PART = {
     "speed": (
@@ -378,7 +487,8 @@ TAKING_PART = {
         LIVE,
     ),
     "growth": (YARDSTICK, ARTIFACT, OPENVINO_YARDSTICK, OPENVINO),
-    "cuda": (YARDSTICK, ARTIFACT, EAGER, TORCHSCRIPT, LIVE, COMPILED),
+    "cuda": _ON_A_GPU,
+    "cuda-float32": _ON_A_GPU,
 }
 """Part -> its contenders."""
 
@@ -391,6 +501,10 @@ KINDS = {
     TORCHSCRIPT: "onnxruntime",
     OPENVINO_YARDSTICK: "forward",
     OPENVINO: "openvino",
+    ARTIFACT_PORTABLE: "portable",
+    YARDSTICK_GRAPH: "forward",
+    ARTIFACT_PORTABLE_GRAPH: "portable",
+    TORCHSCRIPT_GRAPH: "onnxruntime",
 }
 """Contender -> the kind of files that must be made for it."""
 

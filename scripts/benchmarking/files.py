@@ -76,7 +76,7 @@ def prepare(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any]:
 
         by_hand.write(model, folder / "model.onnx")
     else:
-        formats = ("onnx",) if kind == "openvino" else ("torchscript", "onnx")
+        formats = ("torchscript", "onnx") if kind == "onnxruntime" else ("onnx",)
         export_artifact(model, shape, folder / "artifact", kind, formats)
     (folder / FACTS).write_text(json.dumps({"shape": shape}))  # last: without it the files count as not made
     return {"shape": shape}

@@ -10,7 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "onnxscript", "captum", "grad-cam", "torchvision", "numpy")
+PACKAGES = (
+    "torch",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "onnx",
+    "onnxscript",
+    "captum",
+    "grad-cam",
+    "torchvision",
+    "numpy",
+)
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
 
 

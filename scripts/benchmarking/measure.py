@@ -91,6 +91,7 @@ def _run(do: str, case: Case, effort: Effort, names: tuple[str, ...], **more: An
         shape=made["shape"],
         batch=case.batch,
         device=case.device,
+        tf32=case.part != "cuda-float32",
         contenders=names,
         missing={name: made["missing"][kind] for name, kind in KINDS.items() if kind in made["missing"]},
         files=paths(case, effort.cache),

@@ -17,6 +17,8 @@ SIDE = 224
 BY_HAND = "resnet18"
 """The network that was written by hand, for images of :data:`SIDE`."""
 
+CUDA_PARTS = ("cuda", "cuda-float32")
+
 PARTS = {
     "export": "the export by stage, and the files' sizes, against PyTorch's export of the forward pass alone",
     "speed": "all contenders against each other, in one process",
@@ -27,6 +29,7 @@ PARTS = {
     "growth": "the ratio over batch, image side, depth and threads",
     "help": "how long saliport --help takes",
     "cuda": "on a GPU: against eager and torch.compile of live autograd",
+    "cuda-float32": "the same without TF32",
 }
 
 
@@ -39,7 +42,7 @@ class Case:
         model: A SPEC of a network, empty where none is measured.
         batch: How many images at once.
         side: Height and width of an image.
-        threads: How many a library may use.
+        threads: How many a library may use; 0: as many as there are.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -59,7 +62,8 @@ class Case:
         """Say which, in one line."""
         if not self.model:
             return self.part
-        return f"{self.part}: {self.name}, batch {self.batch}, {self.side}x{self.side}, {self.threads} thread(s)"
+        where = "a GPU" if self.device == "cuda" else f"{self.threads} thread(s)"
+        return f"{self.part}: {self.name}, batch {self.batch}, {self.side}x{self.side}, {where}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the case as it stands in a record."""
@@ -84,8 +88,8 @@ def cases(
             yield from dict.fromkeys(case for axis in axes(models[0], side, threads).values() for case in axis)
         elif part == "help":
             yield Case(part)
-        elif part == "cuda":
-            yield from (Case(part, model, batch, side, first, "cuda") for model in models[:2] for batch in CUDA_BATCHES)
+        elif part in CUDA_PARTS:
+            yield from (Case(part, model, batch, side, 0, "cuda") for model in models[:2] for batch in CUDA_BATCHES)
 
 
 def axes(model: str, side: int = SIDE, threads: Sequence[int] = THREADS) -> dict[str, list[Case]]:

@@ -78,11 +78,11 @@ def race_tables(records: Records) -> list[Table]:
             names = c.TAKING_PART[part]
             head = ["", *(_head(record.case) for record in shown)]
             title_of = f"{title}batch {batch}"
-            within = [row for row in (_within(shown, *pair) for pair in WITHIN) if any(row[1:])]
+            within = [row for row in (_within(shown, *pair) for pair in WITHIN.get(part, ())) if any(row[1:])]
             ratios = [[name, *(_ratio_cell(record, name) for record in shown)] for name in names]
             ms = [[name, *(_ms_cell(record, name) for record in shown)] for name in names]
             plot = "ratios.svg" if not made else ""
-            if part == "speed":
+            if within:
                 made.append(Table(f"Artifacts beside others: {title_of}", head, within, note=text.WITHIN, plot=plot))
             made.append(Table(f"Time / forward only in onnxruntime: {title_of}", head, ratios, note=note))
             made.append(Table(f"Milliseconds: {title_of}", head, ms))
@@ -99,10 +99,11 @@ RACES = {
     "by-hand": ("by hand, ", text.BY_HAND),
     "grad-cam": ("pytorch-grad-cam, ", text.GRAD_CAM),
     "cuda": ("CUDA, ", text.CUDA),
+    "cuda-float32": ("CUDA without TF32, ", text.CUDA_FLOAT32),
 }
 """Part -> what its tables' titles have before the batch, and the note under them."""
 
-WITHIN = (
+WITHIN_CPU = (
     ("onnxruntime: artifact / forward only", c.ARTIFACT, c.YARDSTICK),
     ("OpenVINO: artifact / forward only", c.OPENVINO, c.OPENVINO_YARDSTICK),
     ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
@@ -111,7 +112,22 @@ WITHIN = (
     ("Captum / OpenVINO's artifact", c.CAPTUM, c.OPENVINO),
     ("Captum / TorchScript artifact", c.CAPTUM, c.TORCHSCRIPT),
 )
-"""Label, and the two whose ratio it is."""
+
+WITHIN_CUDA = (
+    ("onnxruntime: portable artifact / forward only", c.ARTIFACT_PORTABLE, c.YARDSTICK),
+    ("the same in CUDA graphs", c.ARTIFACT_PORTABLE_GRAPH, c.YARDSTICK_GRAPH),
+    ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
+    ("the same in CUDA graphs", c.TORCHSCRIPT_GRAPH, c.EAGER_GRAPH),
+    ("live autograd / onnxruntime's portable artifact", c.LIVE, c.ARTIFACT_PORTABLE),
+    ("live autograd / TorchScript artifact", c.LIVE, c.TORCHSCRIPT),
+    ("torch.compile of live autograd / onnxruntime's portable artifact", c.COMPILED, c.ARTIFACT_PORTABLE),
+    ("the same in CUDA graphs", c.COMPILED_GRAPH, c.ARTIFACT_PORTABLE_GRAPH),
+    ("torch.compile of live autograd / TorchScript artifact", c.COMPILED, c.TORCHSCRIPT),
+    ("the same in CUDA graphs", c.COMPILED_GRAPH, c.TORCHSCRIPT_GRAPH),
+)
+
+WITHIN = {"speed": WITHIN_CPU, "cuda": WITHIN_CUDA, "cuda-float32": WITHIN_CUDA}
+"""Part -> label, and the two whose ratio it is."""
 
 
 def _within(records: Sequence[Record], label: str, above: str, below: str) -> list[str]:
@@ -125,7 +141,7 @@ def _mark(record: Record, *names: str) -> str:
 
 def _head(case: Case) -> str:
     size = "" if case.side == SIDE else f", {case.side}x{case.side}"
-    threads = "" if case.threads == 1 else f", {case.threads} threads"
+    threads = f", {case.threads} threads" if case.threads > 1 else ""
     return f"{case.name}{size}{threads}"
 
 

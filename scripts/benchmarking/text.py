@@ -35,8 +35,17 @@ pytorch-grad-cam imports torchvision, which Saliport does not need. So it runs w
 pass in onnxruntime runs beside it in the same process, as the yardstick."""
 
 CUDA = """\
-On a GPU, every call until the device is done. PyTorch and onnxruntime both have their defaults, TF32 in convolutions
-among them; the distances to live autograd on the CPU show it."""
+On a GPU, where images and maps stay; a call ends when the GPU has. TF32, the default of PyTorch and onnxruntime alike,
+rounds what convolutions multiply to 10 bits: the distances to live autograd in float32 on the CPU show it. Both
+libraries try each convolution's algorithms and take the fastest, which is onnxruntime's default and an option of
+PyTorch's (`cudnn.benchmark`). For some operators of the default artifact, a `ConvTranspose` with uneven padding for
+one, onnxruntime has no GPU kernel: it runs them on the CPU, between copies, and what comes back may be wrong. The
+artifact marked portable (`--optimize-for portable`) has none of those. A CUDA graph is a recording of what the GPU is
+to do, so that Python and the library have no part in a call; `torch.compile` has its mode `reduce-overhead` for it.
+Nothing is pinned to cores."""
+
+CUDA_FLOAT32 = """\
+The same with TF32 off in every library: what is multiplied has the 24 bits of float32."""
 
 SESSION = """\
 `first call`, `second` and `steady` are milliseconds; steady is the median of the last five of ten calls. Peak: the

@@ -125,3 +125,28 @@ def test_nothing_in_the_file_depends_on_the_process(tmp_path: Path) -> None:
         *(f"code/__torch__/torch/nn/modules/module/___torch_mangle_{index}.py" for index in range(1, len(code))),
     ]
     assert b"eval_with_key" not in b"".join(records[0].values())
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_runs_on_the_device_that_it_is_loaded_on(name: str, tmp_path: Path) -> None:
+    """PyTorch's device without memory refuses to mix with another, as a GPU does."""
+    program = explicit(name)
+    emit(program, tmp_path / "model.pt")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*deprecated.*")
+        loaded = torch.jit.load(tmp_path / "model.pt", map_location="meta")
+    image, target = inputs(3, IMAGE, program.outputs[0].meta["val"].shape[1])
+    found = loaded(image.to("meta"), target.to("meta"))
+    assert [(one.device.type, one.shape) for one in found] == [
+        ("meta", one.shape) for one in to_module(program)(image, target)
+    ]
+
+
+def test_group_norm_has_channels_last_on_a_cpu_alone(tmp_path: Path) -> None:
+    graph = reload(explicit("group_norm"), tmp_path / "model.pt").inlined_graph
+    (norm,) = graph.findAllNodes("aten::native_group_norm")
+    order = next(norm.inputs()).node()
+    assert order.kind() == "aten::contiguous"
+    chosen = list(order.inputs())[1].node()
+    assert chosen.kind() == "aten::mul"
+    assert next(next(chosen.inputs()).node().inputs()).node().kind() == "prim::is_cpu"
