@@ -60,6 +60,7 @@ def verify(
 
     Raises:
         ArtifactError: The folder is no artifact.
+        UsageError: The network is not on the CPU.
         VerificationFailed: A byte has changed since the artifact was written, the network is another one, some value
             is out of bounds, or a bad target was accepted; the message lists each.
     """

@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from exporter.dynamic import Dimension, dimensions, fixed
-from exporter.errors import UnsupportedModel, UsageError, first_line
+from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
 from exporter.network import Network, as_network, draw, evaluating
 from exporter.program import SCOPE, SOURCE, Program
@@ -71,9 +71,6 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
         The logits of one sample alone, and of the same sample with another.
     """
     pair, name = _pair(network), _name(network)
-    for path, tensor in (*network.model.named_parameters(), *network.model.named_buffers()):
-        if tensor.device.type != "cpu":
-            raise UsageError(f"{name} has {path} on {tensor.device}; it is captured on the CPU: call model.cpu() first")
     alone, together = _run(network, _first(pair)), _run(network, pair)
     if isinstance(alone, UnsupportedModel):
         raise alone

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import UnsupportedModel
+from exporter.errors import UnsupportedModel, UsageError
 from exporter.signature import BATCH, IMAGE, Input, Signature
 
 SUMMED = "sum over height and width"
@@ -28,8 +28,17 @@ class Network(nn.Module):
     """
 
     def __init__(self, model: nn.Module, signature: Signature) -> None:
-        """Wrap a model; it keeps its mode and its tensors."""
+        """Wrap a model; it keeps its mode and its tensors.
+
+        Raises:
+            UsageError: The model is not on the CPU, or has no values yet.
+        """
         super().__init__()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.is_meta:
+                raise UsageError(f"{type(model).__name__} has no values in {name}: it is on the meta device")
+            if tensor.device.type != "cpu":
+                raise UsageError(f"{type(model).__name__} has {name} on {tensor.device}; call model.cpu() first")
         self.model = model
         self.signature = signature
         self.training = model.training

@@ -55,7 +55,8 @@ def build(
         tensors, under the network's names, and runs eagerly, under ``torch.jit.script`` and under ``torch.export``.
 
     Raises:
-        UsageError: The method is unknown, or the inputs' names or dtypes are not ones that an artifact can have.
+        UsageError: The method is unknown, the inputs' names or dtypes are not ones that an artifact can have, or the
+            network is not on the CPU.
         UnsupportedModel: The network cannot be captured or does not return logits ``[N, K]``.
         UnsupportedOp: One of its operators has no rule.
     """
@@ -114,7 +115,8 @@ def export(
         The artifact; its manifest holds the parity certificate.
 
     Raises:
-        UsageError: An argument is out of range, or the folder must not or cannot be written.
+        UsageError: An argument is out of range, the network is not on the CPU, or the folder must not or cannot be
+            written.
         UnsupportedModel: See :func:`build`.
         VerificationFailed: A written file disagrees with live autograd; nothing is left behind.
     """

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exporter import cuda
 from exporter.artifact import Artifact
 from exporter.errors import ArtifactError, UsageError
 from exporter.signature import IMAGE, TARGET, Input, Signature
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 RUNTIMES = {"onnxruntime": "onnx", "torchscript": "torchscript"}
 """Runtime -> the format that it runs."""
 
-DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Device -> what onnxruntime calls it."""
+DEVICES = ("cpu", "cuda")
+"""Where a session may run."""
 
 PREDICTED = -1
 """The target that stands for the class which the input is predicted to be."""
@@ -55,7 +57,7 @@ class Session:
     Attributes:
         inputs: Names of the inputs but for the target, in order.
         attributed: Those of them that have an attribution.
-        classes: How many there are, where the runtime does not refuse others by itself.
+        classes: How many there are, where the runtime does not refuse another target by itself.
     """
 
     def __init__(self, run: Run, inputs: Sequence[str] = (IMAGE,), attributed: Sequence[str] = (IMAGE,)) -> None:
@@ -124,22 +126,16 @@ def load(
 
     Raises:
         ArtifactError: The folder is no artifact, lacks the runtime's file, or the file is not the one proven.
-        UsageError: The runtime or the device is unknown, the runtime has no such device here, or the ONNX file was
-            optimized for another.
+        UsageError: See :func:`open_session`.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     artifact = Artifact.open(folder)
-    if (device, runtime, artifact.manifest["optimize_for"]) == ("cuda", "onnxruntime", "onnxruntime"):
-        raise UsageError(
-            f"the ONNX file of {artifact.folder} is optimized for onnxruntime's CPU kernels, and has operators that "
-            "onnxruntime does not run on a GPU; export it with --optimize-for portable, or load torchscript"
-        )
     inputs = Signature.of_manifest(artifact.manifest).inputs
-    session = open_session(artifact.file(RUNTIMES[runtime]), runtime, inputs, threads=threads, device=device)
-    if device == "cuda":  # a GPU reads 0 where an index is out of range, or stops for good
-        session.classes = artifact.manifest["outputs"][0]["shape"][1]
-    return session
+    classes = artifact.manifest["outputs"][0]["shape"][1]
+    return open_session(
+        artifact.file(RUNTIMES[runtime]), runtime, inputs, threads=threads, device=device, classes=classes
+    )
 
 
 def open_session(
@@ -150,6 +146,7 @@ def open_session(
     threads: int | None = None,
     double: bool = False,
     device: str = "cpu",
+    classes: int | None = None,
 ) -> Session:
     """Load one written file.
 
@@ -160,19 +157,26 @@ def open_session(
         threads: How many threads onnxruntime uses inside an operator; TorchScript follows torch's own setting.
         double: Convert a TorchScript model to float64 after loading.
         device: Where the model runs: ``cpu``, or ``cuda`` for the first NVIDIA GPU. A session takes and returns numpy
-            arrays either way. On a GPU both runtimes round what convolutions multiply to TF32, as they do by default.
+            arrays either way. TF32 is off, which both runtimes have on by default.
+        classes: How many there are. A CPU refuses any other target by itself. On a GPU onnxruntime returns a map of
+            zeros for one, and libtorch fails for good, so there the session refuses it if it is told.
 
     Raises:
         ArtifactError: The runtime does not load the file.
-        UsageError: The runtime or the device is unknown, or the runtime has no such device here.
+        UsageError: The runtime or the device is unknown, the runtime has no such device here, or it would run a part
+            of the file elsewhere.
     """
     if device not in DEVICES:
         raise UsageError(f"unknown device {device!r}; there are {', '.join(DEVICES)}")
     if runtime == "onnxruntime":
-        return _onnxruntime(path, threads, device)
-    if runtime == "torchscript":
-        return _torchscript(path, inputs, double, device)
-    raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
+        session = _onnxruntime(path, threads, device)
+    elif runtime == "torchscript":
+        session = _torchscript(path, inputs, double, device)
+    else:
+        raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
+    if device != "cpu":
+        session.classes = classes
+    return session
 
 
 def _onnxruntime(path: Path, threads: int | None, device: str) -> Session:
@@ -183,20 +187,13 @@ def _onnxruntime(path: Path, threads: int | None, device: str) -> Session:
     options.enable_mem_pattern = False  # it takes memory for a second copy of what is live, and saves no time
     if threads is not None:
         options.intra_op_num_threads = threads
-    provider = DEVICES[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise UsageError(f"this onnxruntime has no {provider}; for NVIDIA GPUs, put onnxruntime-gpu in its place")
     if device == "cuda":
-        onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip has put them
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
-    except Exception as error:
-        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} does not load {path.name}: {error}") from error
-    if provider not in session.get_providers():  # it does not fail, it takes the CPU instead
-        raise UsageError(
-            f"onnxruntime {onnxruntime.__version__} cannot start its {provider}: it finds no GPU, or not the CUDA and "
-            "cuDNN that it needs; pip install 'onnxruntime-gpu[cuda,cudnn]' brings those"
-        )
+        session = cuda.open_onnxruntime(path, options)
+    else:
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ArtifactError(f"onnxruntime {onnxruntime.__version__} does not load {path.name}: {error}") from error
     inputs = [given.name for given in session.get_inputs() if given.name != TARGET]
     attributed = [given.name for given in session.get_inputs() if given.type in _FLOATS]
 
@@ -232,7 +229,7 @@ def module_session(module: torch.nn.Module, inputs: Sequence[Input], device: str
     import torch
 
     def run(arrays: Sequence[Array], target: NDArray[np.int64]) -> Sequence[NDArray[np.floating]]:
-        with torch.no_grad():
+        with torch.no_grad(), cuda.without_tf32() if device == "cuda" else nullcontext():
             found = module(*(torch.from_numpy(array).to(device) for array in (*arrays, target)))
         return [tensor.cpu().numpy() for tensor in found]
 

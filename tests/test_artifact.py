@@ -13,7 +13,6 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -225,54 +224,6 @@ def test_a_missing_format_is_named(source, tmp_path: Path) -> None:
         exporter.load(tmp_path / "a", "torchscript")
     with pytest.raises(exporter.UsageError, match="unknown runtime 'tflite'; there are onnxruntime, torchscript"):
         exporter.load(tmp_path / "a", "tflite")
-
-
-def test_a_device_that_is_not_there_is_named(source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    artifact = exporter.export(source.model, source.sample_shape, tmp_path / "a", optimize_for="portable")
-    with pytest.raises(exporter.UsageError, match="unknown device 'tpu'; there are cpu, cuda"):
-        exporter.load(artifact.folder, device="tpu")
-    with pytest.raises(exporter.UsageError, match="finds no CUDA device here"):
-        exporter.load(artifact.folder, "torchscript", device="cuda")
-    with pytest.raises(exporter.UsageError, match=r"has no CUDAExecutionProvider; .* put onnxruntime-gpu in its place"):
-        exporter.load(artifact.folder, device="cuda")
-
-
-def test_onnxruntime_taking_the_cpu_instead_is_an_error(
-    source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As onnxruntime-gpu does where it finds no GPU."""
-    artifact = exporter.export(
-        source.model, source.sample_shape, tmp_path / "a", formats=["onnx"], optimize_for="portable"
-    )
-    opened = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: opened(path, options))
-    with pytest.raises(exporter.UsageError, match="cannot start its CUDAExecutionProvider: it finds no GPU"):
-        exporter.load(artifact.folder, device="cuda")
-
-
-def test_kernels_of_a_cpu_are_not_sent_to_a_gpu(source, tmp_path: Path) -> None:
-    artifact = exporter.export(source.model, source.sample_shape, tmp_path / "a", formats=["onnx"])
-    with pytest.raises(exporter.UsageError, match=r"optimized for onnxruntime's CPU kernels.*--optimize-for portable"):
-        exporter.load(artifact.folder, device="cuda")
-
-
-def test_on_a_gpu_the_session_refuses_a_target_itself(source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact = exporter.export(source.model, source.sample_shape, tmp_path / "a", formats=["torchscript"])
-    on_cpu = exporter.runtime.open_session
-    monkeypatch.setattr(
-        exporter.runtime, "open_session", lambda *args, device, **kwargs: on_cpu(*args, device="cpu", **kwargs)
-    )
-    session = exporter.load(artifact.folder, "torchscript", device="cuda")
-    image = np.zeros((2, *source.sample_shape), np.float32)
-    classes = session(image, [-1, 0]).logits.shape[1]
-    assert session(image, [classes - 1, -1]).logits.shape == (2, classes)
-    for wrong in ([0, classes], [-2, 0]):
-        with pytest.raises(exporter.UsageError, match=rf"a target is outside \[-1, {classes}\)"):
-            session(image, wrong)
 
 
 # -- putting in place -------------------------------------------------------------------------------------------------

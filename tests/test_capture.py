@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporter.capture import capture
-from exporter.errors import UnsupportedModel, UsageError
+from exporter.errors import UnsupportedModel
 from exporter.program import SOURCE, place_of, scope_of, to_module
 
 
@@ -288,9 +288,3 @@ def test_refusals(name: str, capfd: pytest.CaptureFixture[str]) -> None:
         capture(net, torch.zeros(3, 4))
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_model_on_another_device_is_refused() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()).to("meta")
-    with pytest.raises(UsageError, match=r"Sequential has 0\.weight on meta; .* call model\.cpu\(\) first"):
-        capture(net, torch.zeros(1, 3, 3, 3))

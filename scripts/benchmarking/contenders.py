@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from exporter import cuda
+
 Call = Callable[[], tuple[Any, Any]]
 """``() -> (logits, attribution)``; of a forward pass alone the attribution is None."""
 
@@ -158,20 +160,21 @@ def _feed(setting: Setting, kind: str) -> dict[str, np.ndarray]:
 def _on_cuda(setting: Setting, kind: str, graph: bool = False) -> Call:
     """Load a file on the GPU, with inputs and outputs that stay there, as torch's do."""
     import onnxruntime
-    import torch  # the CUDA that onnxruntime needs comes with it  # noqa: F401
+    import torch  # CUDA's libraries come with it  # noqa: F401
 
-    provider = "CUDAExecutionProvider"
+    provider = cuda.PROVIDER
     if provider not in onnxruntime.get_available_providers():
         raise Unavailable(f"onnxruntime has no {provider} here; onnxruntime-gpu has")
     how = {"use_tf32": str(int(setting.tf32)), "enable_cuda_graph": str(int(graph))}
-    session = onnxruntime.InferenceSession(setting.files[kind], _options(setting.threads), providers=[(provider, how)])
+    session = onnxruntime.InferenceSession(
+        setting.files[kind], _options(setting.threads), providers=[(provider, how)], enable_fallback=False
+    )
     if session.get_providers()[0] != provider:  # it warns, and takes the CPU
         raise Unavailable(f"onnxruntime's {provider} does not start here")
     binding = session.io_binding()
-    feed = _feed(setting, kind)
-    shapes = [found.shape for found in onnxruntime_session(setting.files[kind], setting.threads).run(None, feed)]
-    for name, array in feed.items():
+    for name, array in _feed(setting, kind).items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+    shapes = [(setting.batch, *output.shape[1:]) for output in session.get_outputs()]
     results = [onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0) for shape in shapes]
     for output, result in zip(session.get_outputs(), results, strict=True):
         binding.bind_ortvalue_output(output.name, result)
@@ -446,7 +449,7 @@ EVERYONE = {
     )
 }
 
-_ON_A_GPU = (
+CUDA = (
     YARDSTICK,
     ARTIFACT,
     ARTIFACT_PORTABLE,
@@ -460,6 +463,7 @@ _ON_A_GPU = (
     COMPILED,
     COMPILED_GRAPH,
 )
+"""Those that take part on a GPU."""
 
 TAKING_PART = {
     "speed": (
@@ -487,8 +491,8 @@ TAKING_PART = {
         LIVE,
     ),
     "growth": (YARDSTICK, ARTIFACT, OPENVINO_YARDSTICK, OPENVINO),
-    "cuda": _ON_A_GPU,
-    "cuda-float32": _ON_A_GPU,
+    "cuda": CUDA,
+    "cuda-float32": CUDA,
 }
 """Part -> its contenders."""
 

@@ -18,6 +18,7 @@ BY_HAND = "resnet18"
 """The network that was written by hand, for images of :data:`SIDE`."""
 
 CUDA_PARTS = ("cuda", "cuda-float32")
+"""Those that need a GPU."""
 
 PARTS = {
     "export": "the export by stage, and the files' sizes, against PyTorch's export of the forward pass alone",

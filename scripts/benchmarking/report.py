@@ -10,7 +10,7 @@ from typing import Any
 from scripts.benchmarking import bars, text
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.measure import steady
-from scripts.benchmarking.plan import DEPTHS, PARTS, SIDE, VARIES, Case
+from scripts.benchmarking.plan import CUDA_PARTS, DEPTHS, MODELS, PARTS, SIDE, VARIES, Case, cases
 from scripts.benchmarking.records import Record, Records
 from scripts.benchmarking.tables import Table
 from scripts.benchmarking.timing import Spread
@@ -276,7 +276,7 @@ def profile_tables(records: Records) -> list[Table]:
             Table(f"Slowest nodes of {title}", ["node", "operator", "ms", "share"], slowest, words=2, note=text.PROFILE)
         )
         before, after = _by_op(forward), _by_op(artifact)
-        names = sorted({*before, *after}, key=lambda op: -after.get(op, (0, 0.0))[1])
+        names = sorted({*before, *after}, key=lambda op: (-after.get(op, (0, 0.0))[1], op))
         rows = [[op, *_op_cells(before.get(op)), *_op_cells(after.get(op))] for op in names]
         rows.append(["all", *_op_cells(_total(before)), *_op_cells(_total(after))])
         head = ["operator", "forward only: nodes", "ms", "artifact: nodes", "ms"]
@@ -364,6 +364,8 @@ def missing_table(records: Records) -> Table:
                 rows.append([f"{record.case}: {name}", row["missing"]])
     have = {record.case.part for record in records}
     rows += [[f"{part}: {words}", "not run"] for part, words in PARTS.items() if part not in have]
+    planned = cases([part for part in CUDA_PARTS if part in have], MODELS, (), (0,), SIDE)
+    rows += [[str(case), "not run"] for case in planned if records.get(case) is None]
     return Table("Not measured", ["what", "why"], rows, words=2)
 
 

@@ -23,7 +23,8 @@ The same rounds, every contender divided by the forward pass alone in onnxruntim
 ERROR = """\
 The median over the batch. What is timed computes the same map, or shows here that it does not: Captum and
 pytorch-grad-cam know `nn.ReLU` modules alone, so a ReLU6 or a functional call keeps its plain gradient with them, which
-takes less time too. A map in float32 may differ by a rectifier that decides otherwise within rounding, 1e-4 or so."""
+takes less time too. A map in float32 may differ by a rectifier that decides otherwise within rounding, 1e-4 or so; with
+TF32, which rounds more, live autograd itself differs by 1e-2 or so."""
 
 BY_HAND = """\
 A compiler should not lose to a person. `scripts/benchmarking/by_hand.py` writes resnet18's two passes node by node,
@@ -39,10 +40,10 @@ On a GPU, where images and maps stay; a call ends when the GPU has. TF32, the de
 rounds what convolutions multiply to 10 bits: the distances to live autograd in float32 on the CPU show it. Both
 libraries try each convolution's algorithms and take the fastest, which is onnxruntime's default and an option of
 PyTorch's (`cudnn.benchmark`). For some operators of the default artifact, a `ConvTranspose` with uneven padding for
-one, onnxruntime has no GPU kernel: it runs them on the CPU, between copies, and what comes back may be wrong. The
-artifact marked portable (`--optimize-for portable`) has none of those. A CUDA graph is a recording of what the GPU is
-to do, so that Python and the library have no part in a call; `torch.compile` has its mode `reduce-overhead` for it.
-Nothing is pinned to cores."""
+one, onnxruntime has no GPU kernel: it runs them on the CPU, between copies. The map that comes back can be another one,
+marked †; why is not known. The artifact marked portable (`--optimize-for portable`) runs on the GPU alone. A CUDA graph
+is a recording of what the GPU is to do, so that Python and the library have no part in a call; `torch.compile` has its
+mode `reduce-overhead` for it. Nothing is pinned to cores."""
 
 CUDA_FLOAT32 = """\
 The same with TF32 off in every library: what is multiplied has the 24 bits of float32."""
@@ -80,12 +81,12 @@ METHOD = """\
 
 - **Processes.** Each network and batch has a process of its own, in which all contenders are loaded and take turns. The
   process is pinned to as many cores as there are threads before it imports anything, so no library can use more;
-  besides, each is told the number: `intra_op_num_threads`, `INFERENCE_NUM_THREADS`, `torch.set_num_threads`,
-  `OMP_NUM_THREADS`.
+  besides, each is told the number (on a GPU neither): `intra_op_num_threads`, `INFERENCE_NUM_THREADS`,
+  `torch.set_num_threads`, `OMP_NUM_THREADS`.
 - **Rounds.** In each round every contender has one call that is not timed, because another's weights are in the caches,
   and then two that are; the mean of the two is its time in the round. The order of the turns changes with each round:
   once a Williams square of them is complete (18 rounds of nine contenders), each contender has followed each other one
-  equally often. Python's garbage collector is off within a round. Before the first round each has four calls.
+  equally often. Python's garbage collector is off within a round. Before the first round each has a few calls.
 - **Ratios** are taken within a round, and then summarised by their median and quartiles. A machine that is slower for a
   while changes them little.
 - **The yardstick** is `torch.onnx.export(dynamo=True)` of the same network, with a dynamic batch as the artifact has,

@@ -15,6 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+FIRST = 3
+"""Calls of a contender before it counts as one that works: some compile at the second."""
+
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
     """Make files that sessions load; of those that cannot be made, say why."""
@@ -33,10 +36,6 @@ def prepare(task: dict[str, Any]) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-
-
-FIRST = 3
-"""Calls of a contender before it counts as one that works: some compile at the second."""
 
 
 def race(task: dict[str, Any]) -> dict[str, Any]:

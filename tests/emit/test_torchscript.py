@@ -149,4 +149,6 @@ def test_group_norm_has_channels_last_on_a_cpu_alone(tmp_path: Path) -> None:
     assert order.kind() == "aten::contiguous"
     chosen = list(order.inputs())[1].node()
     assert chosen.kind() == "aten::mul"
-    assert next(next(chosen.inputs()).node().inputs()).node().kind() == "prim::is_cpu"
+    on_cpu, number = chosen.inputs()
+    assert number.toIValue() == 2  # what TorchScript calls torch.channels_last
+    assert next(on_cpu.node().inputs()).node().kind() == "prim::is_cpu"
