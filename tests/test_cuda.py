@@ -82,11 +82,12 @@ def test_every_operator_equals_live_autograd(name: str, runtime: str, tmp_path: 
 def test_an_artifact_is_loaded_and_refuses_a_target(
     dynamic: tuple[str, ...], dtype: str, runtime: str, tmp_path: Path
 ) -> None:
+    if (runtime, dtype) == ("onnxruntime", "float64"):
+        pytest.skip("onnxruntime has no Conv in float64 on a CPU, where the artifact is proven")
     torch.manual_seed(0)
     model: nn.Module = Unet().to(getattr(torch, dtype)).eval()
-    artifact = exporter.export(
-        model, (3, 8, 8), tmp_path / "artifact", optimize_for="portable", dynamic=dynamic, dtype=dtype
-    )
+    settings = {"formats": [RUNTIMES[runtime]], "optimize_for": "portable", "dynamic": dynamic, "dtype": dtype}
+    artifact = exporter.export(model, (3, 8, 8), tmp_path / "artifact", **settings)
     on_cpu = exporter.load(artifact.folder, runtime)
     try:
         session = exporter.load(artifact.folder, runtime, device="cuda")
