@@ -32,20 +32,23 @@ def open_onnxruntime(path: Path, options: Any) -> Any:
     if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
         onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip has put them
 
-    def opened() -> Any:
-        return onnxruntime.InferenceSession(
-            path, options, providers=[(PROVIDER, {"use_tf32": "0"})], enable_fallback=False
-        )
-
     label = f"onnxruntime {onnxruntime.__version__}"
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        return opened()
-    except Exception as error:
-        if "fallback to CPU EP has been explicitly disabled" not in str(error):
+
+    def opened(wholly: bool) -> Any:
+        """Return a session, or None where it would have to be wholly on the GPU and is not."""
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(wholly)))
+        providers = [(PROVIDER, {"use_tf32": "0"})]
+        try:
+            return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
+        except Exception as error:
+            if wholly and "fallback to CPU EP has been explicitly disabled" in str(error):
+                return None
             raise ArtifactError(f"{label} does not load {path.name} on a GPU: {error}") from error
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")  # to tell the reasons apart
-    if PROVIDER not in opened().get_providers():
+
+    session = opened(wholly=True)
+    if session is not None:
+        return session
+    if PROVIDER not in opened(wholly=False).get_providers():
         raise UsageError(
             f"{label} cannot start its {PROVIDER}: it finds no GPU, or not the CUDA and cuDNN that it needs; "
             "pip install 'onnxruntime-gpu[cuda,cudnn]' brings those"
