@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from exporter.errors import UnsupportedModel, UsageError
 from exporter.signature import BATCH, IMAGE, Input, Signature
+from exporter.sources.weights import check_present
 
 SUMMED = "sum over height and width"
 """How a segmentation network's scores ``[N, K, H, W]`` become logits ``[N, K]``."""
@@ -34,9 +35,8 @@ class Network(nn.Module):
             UsageError: The model is not on the CPU, or has no values yet.
         """
         super().__init__()
+        check_present(model, type(model).__name__)
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_meta:
-                raise UsageError(f"{type(model).__name__} has no values in {name}: it is on the meta device")
             if tensor.device.type != "cpu":
                 raise UsageError(f"{type(model).__name__} has {name} on {tensor.device}; call model.cpu() first")
         self.model = model

@@ -186,10 +186,6 @@ def _on_cuda(setting: Setting, kind: str, graph: bool = False) -> Call:
     return call
 
 
-def _graphed(kind: str) -> Callable[[Setting], Call]:
-    return lambda setting: _on_cuda(setting, kind, graph=True)
-
-
 # -- OpenVINO --------------------------------------------------------------------------------------------------
 
 
@@ -221,24 +217,18 @@ def _openvino(kind: str, file: str) -> Callable[[Setting], Call]:
 # -- torch -----------------------------------------------------------------------------------------------------
 
 
-def _finish(setting: Setting) -> Callable[[], None]:
-    """Return what waits until the device is done."""
-    if setting.device == "cpu":
-        return lambda: None
-    import torch
-
-    return torch.cuda.synchronize
-
-
 def _waiting(launch: Callable[[Setting], Call]) -> Callable[[Setting], Call]:
     """Let calls of a contender, which only start the work of a GPU, wait for its end."""
 
     def open(setting: Setting) -> Call:
-        call, finish = launch(setting), _finish(setting)
+        call = launch(setting)
+        if setting.device == "cpu":
+            return call
+        import torch
 
         def waiting() -> tuple[Any, Any]:
             found = call()
-            finish()
+            torch.cuda.synchronize()
             return found
 
         return waiting
@@ -439,8 +429,8 @@ EVERYONE = {
         Contender(GRAD_CAM, ("torch", "exporter.sources", "torchvision", "pytorch_grad_cam"), _grad_cam),
         Contender(COMPILED, ("torch", "exporter.sources"), _waiting(compiled_autograd)),
         Contender(ARTIFACT_PORTABLE, ("onnxruntime",), _onnxruntime("portable")),
-        Contender(YARDSTICK_GRAPH, ("onnxruntime", "torch"), _graphed("forward")),
-        Contender(ARTIFACT_PORTABLE_GRAPH, ("onnxruntime", "torch"), _graphed("portable")),
+        Contender(YARDSTICK_GRAPH, ("onnxruntime", "torch"), partial(_on_cuda, kind="forward", graph=True)),
+        Contender(ARTIFACT_PORTABLE_GRAPH, ("onnxruntime", "torch"), partial(_on_cuda, kind="portable", graph=True)),
         Contender(EAGER_GRAPH, ("torch", "exporter.sources"), _waiting(_cuda_graph(_eager))),
         Contender(TORCHSCRIPT_GRAPH, ("torch",), _waiting(_cuda_graph(_torchscript))),
         Contender(
