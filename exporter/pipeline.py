@@ -189,6 +189,10 @@ def _check(formats: Sequence[str], opset: int, optimize_for: str) -> None:
         raise UsageError(f"cannot optimize for {optimize_for!r}; there are {', '.join(TARGETS)}")
 
 
+EMISSION = {"onnxruntime": {"early_masks": True}, "portable": {"even_pads": True}}
+"""Target -> how its lowered program is translated; see :func:`exporter.emit.onnx.translate`."""
+
+
 def write(
     explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET, optimize_for: str = DEFAULT_TARGET
 ) -> Program:
@@ -210,7 +214,7 @@ def write(
     else:
         lowered = lower(explicit, optimize_for)
         names = (LOGITS, *attribution_names(explicit))
-        emit_onnx.emit(lowered, path, names, opset, early_masks=optimize_for == "onnxruntime")
+        emit_onnx.emit(lowered, path, names, opset, **EMISSION.get(optimize_for, {}))
     return lowered
 
 

@@ -21,7 +21,7 @@ from exporter.differentiate import differentiate
 from exporter.emit.onnx import translate
 from exporter.lowering import PASSES, TARGETS, lower
 from exporter.methods import METHODS
-from exporter.pipeline import write
+from exporter.pipeline import EMISSION, write
 from exporter.program import to_module
 from exporter.runtime import open_session
 from tests.oracle import attribute
@@ -250,7 +250,7 @@ def test_every_lowering_gives_the_same_numbers(name: str, target: str) -> None:
         return  # TorchScript's has operators that ONNX lacks, and its file is the test above
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    model = translate(lowered, ("logits", "attribution"), 18, early_masks=target == "onnxruntime")
+    model = translate(lowered, ("logits", "attribution"), 18, **EMISSION.get(target, {}))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     found = session.run(None, {"image": images.numpy(), "target": wanted.numpy()})
     assert (found[0] == logits.numpy()).all()

@@ -55,6 +55,13 @@ def assert_valid(model: onnx.ModelProto) -> None:
     assert {value.name for value in inferred.graph.value_info} >= {value.name for value in model.graph.value_info}
 
 
+def pads(model: onnx.ModelProto) -> list[tuple[list[int], list[int]]]:
+    """Return what each ConvTranspose cuts at the begin and at the end of its axes."""
+    nodes = [node for node in model.graph.node if node.op_type == "ConvTranspose"]
+    found = [list(one.ints) for node in nodes for one in node.attribute if one.name == "pads"]
+    return [(both[: len(both) // 2], both[len(both) // 2 :]) for both in found]
+
+
 def dims(value: onnx.ValueInfoProto) -> list[int | str]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
@@ -68,8 +75,10 @@ def test_runs_like_eager_and_autograd(name: str) -> None:
     for case, found in zip(cases, eager, strict=True):
         for ours, theirs in zip(found, live(network(name), *case), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    for opset in OPSETS:
-        model = translate(program, OUTPUTS, opset)
+    models = [translate(program, OUTPUTS, opset) for opset in OPSETS]
+    if any(begin != end for begin, end in pads(models[0])):
+        models.append(translate(program, OUTPUTS, MAX_OPSET, even_pads=True))
+    for model in models:
         assert_valid(model)
         assert dims(model.graph.output[0]) == ["batch", classes]
         assert dims(model.graph.output[1]) == ["batch", *IMAGE]
@@ -245,6 +254,17 @@ def test_a_crop_becomes_the_conv_transposes() -> None:
     (pads,) = (list(attribute.ints) for attribute in forward.attribute if attribute.name == "pads")
     assert pads == [0, 1]
     assert [node.op_type for node in graph.node if forward.output[0] in node.input] == ["Pad"]
+
+
+@pytest.mark.parametrize(
+    "name", ["conv transpose output padding", "crop after conv_transpose1d", "crop after conv_transpose2d"]
+)
+def test_pads_are_even_where_they_must_be(name: str) -> None:
+    program = explicit(name)
+    assert any(begin != end for begin, end in pads(translate(program, OUTPUTS, 18)))
+    even = translate(program, OUTPUTS, 18, even_pads=True)
+    assert pads(even)
+    assert all(begin == end for begin, end in pads(even))
 
 
 def test_whole_numbers_agree_to_the_bit() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from exporter.emit.onnx.emitter import Emitter, Value, translates
+from exporter.emit.onnx.emitter import INT64_MAX, Emitter, Value, translates
 from exporter.rules.linear import per_axis
 
 aten = torch.ops.aten
@@ -54,7 +54,10 @@ def conv_transpose(
     dilation: Sequence[int] = (1,),
     cut: Sequence[int] = (),
 ) -> str:
-    """With ``cut``, so much more is cut at the end of each axis."""
+    """With ``cut``, so much more is cut at the end of each axis.
+
+    Where pads must be even, the rest is cut by a Slice.
+    """
     axes = x.ndim - 2
     stride, padding, extra = (per_axis(setting, axes) for setting in (stride, padding, output_padding))
     after = [p + more for p, more in zip(padding, cut or [0] * axes, strict=True)]
@@ -64,20 +67,27 @@ def conv_transpose(
             # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros.
             zeros[axis] = max(0, -(-(more - p) // s))
             after[axis], extra[axis] = after[axis] - more + s * zeros[axis], 0
+    even = [min(both) for both in zip(padding, after, strict=True)] if e.even_pads else None
     kernel = _apart(e, weight) if groups == 1 else weight
     longer = e.op("Pad", x, e.constant([0] * (axes + 4) + zeros)) if any(zeros) else x
-    return e.op(
+    whole: str = e.op(
         "ConvTranspose",
         longer,
         kernel,
         bias,
         kernel_shape=list(weight.shape[2:]),
         strides=stride,
-        pads=[*padding, *after],
+        pads=[*even, *even] if even else [*padding, *after],
         output_padding=extra,
         dilations=per_axis(dilation, axes),
         group=groups,
     )
+    if even is None or padding == after:
+        return whole
+    starts = [p - cut for p, cut in zip(padding, even, strict=True)]
+    ends = [cut - p or INT64_MAX for p, cut in zip(after, even, strict=True)]
+    sliced: str = e.op("Slice", whole, e.constant(starts), e.constant(ends), e.constant([*range(2, x.ndim)]))
+    return sliced
 
 
 @translates(aten.linear.default)
