@@ -126,16 +126,17 @@ def load(
 
     Raises:
         ArtifactError: The folder is no artifact, lacks the runtime's file, or the file is not the one proven.
-        UsageError: See :func:`open_session`.
+        UsageError: See :func:`open_session`; and for onnxruntime on a GPU a file must be portable.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     artifact = Artifact.open(folder)
+    path = artifact.file(RUNTIMES[runtime])
+    if (runtime, device) == ("onnxruntime", "cuda"):
+        cuda.check_formulations(artifact.manifest["optimize_for"])
     inputs = Signature.of_manifest(artifact.manifest).inputs
     classes = artifact.manifest["outputs"][0]["shape"][1]
-    return open_session(
-        artifact.file(RUNTIMES[runtime]), runtime, inputs, threads=threads, device=device, classes=classes
-    )
+    return open_session(path, runtime, inputs, threads=threads, device=device, classes=classes)
 
 
 def open_session(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -21,7 +23,8 @@ SOURCE = resolve("mlp")
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> exporter.Artifact:
-    return exporter.export(SOURCE.model, SOURCE.sample_shape, tmp_path_factory.mktemp("devices") / "artifact")
+    folder = tmp_path_factory.mktemp("devices") / "artifact"
+    return exporter.export(SOURCE.model, SOURCE.sample_shape, folder, optimize_for="portable")
 
 
 def test_a_device_that_is_not_there_is_named(artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,33 +38,106 @@ def test_a_device_that_is_not_there_is_named(artifact: exporter.Artifact, monkey
         exporter.load(artifact.folder, device="cuda")
 
 
-@pytest.mark.parametrize(
-    ("provider", "message"),
-    [
-        ("CUDAExecutionProvider", "cannot start its CUDAExecutionProvider"),
-        ("CPUExecutionProvider", "on the CPU, for which it has no GPU kernel"),
-    ],
-)
-def test_onnxruntime_may_not_take_the_cpu(
-    provider: str, message: str, artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither for a session, as it does where it finds no GPU, nor for an operator without a GPU kernel.
+Pretend = Callable[[Callable[[Any], bool] | None], None]
+"""Takes what tells which nodes have no GPU kernel; None: there is no GPU."""
 
-    onnxruntime itself refuses the CPU here, in the words by which both are recognised. It is given none to start with,
-    so what stands for the GPU is a provider that never starts, or one that does.
-    """
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """Let onnxruntime seem to have a GPU; its sessions run on the CPU and say what a function makes of their nodes."""
     opened = onnxruntime.InferenceSession
 
-    def without_a_gpu(path: Path, options: Any, providers: Any, **settings: Any) -> Any:
-        assert providers == [(provider, {"use_tf32": "0"})]
-        return opened(path, options, providers=[], **settings)
+    def start(without_kernel: Callable[[Any], bool] | None) -> None:
+        def open_session(path: Path, options: Any, providers: Any, enable_fallback: bool) -> Any:
+            assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+            assert not enable_fallback
+            session = opened(path, options, providers=["CPUExecutionProvider"])
+            if without_kernel is not None:
+                nodes = [node for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()]
+                parts = [
+                    SimpleNamespace(
+                        ep_name="CPUExecutionProvider" if without_kernel(node) else "CUDAExecutionProvider",
+                        get_nodes=lambda node=node: [node],
+                    )
+                    for node in nodes
+                ]
+                session.get_provider_graph_assignment_info = lambda: parts
+                session.get_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            return session
 
-    assert cuda.PROVIDER == "CUDAExecutionProvider"
-    monkeypatch.setattr(cuda, "PROVIDER", provider)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", without_a_gpu)
-    with pytest.raises(exporter.UsageError, match=message):
+        open_session.get_provider_graph_assignment_info = None
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+
+    return start
+
+
+def test_onnxruntime_may_not_take_the_cpu_for_a_session(artifact: exporter.Artifact, pretend: Pretend) -> None:
+    """As it does where it finds no GPU."""
+    pretend(None)
+    with pytest.raises(exporter.UsageError, match="cannot start its CUDAExecutionProvider"):
+        exporter.load(artifact.folder, device="cuda")
+
+
+def test_onnxruntime_may_not_take_the_cpu_for_an_operator(artifact: exporter.Artifact, pretend: Pretend) -> None:
+    pretend(lambda node: node.op_type in ("Gemm", "MatMul"))
+    with pytest.raises(
+        exporter.UsageError, match=r"would run Gemm.* on the CPU, .*no GPU kernel, in model\.onnx at \w"
+    ):
+        exporter.load(artifact.folder, device="cuda")
+    pretend(lambda node: False)
+    assert exporter.load(artifact.folder, device="cuda").classes == 10
+
+
+@pytest.mark.parametrize("dynamic", [("batch",), ("batch", "height", "width")])
+def test_onnxruntime_takes_the_cpu_for_sizes(dynamic: tuple[str, ...], tmp_path: Path, pretend: Pretend) -> None:
+    """It does so on purpose, and needs no copies for it; what depends on images is another matter."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    settings = {"formats": ["onnx"], "optimize_for": "portable", "dynamic": dynamic}
+    artifact = exporter.export(net.eval(), (3, 8, 8), tmp_path / "artifact", **settings)
+    of_sizes = _of_sizes(artifact)
+    assert {"Shape", "Concat"} <= set(of_sizes.values())
+    assert ("Mod" in of_sizes.values()) == (len(dynamic) > 1)  # sizes of feature maps, computed from the image's
+    pretend(lambda node: node.name in of_sizes)
+    image = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+    found = exporter.load(artifact.folder, device="cuda")(image, [-1, 1])
+    assert found.attribution.any()
+    pretend(lambda node: node.op_type == "ScatterElements")  # it makes the cotangent of the logits, by the target
+    with pytest.raises(exporter.UsageError, match="would run ScatterElements on the CPU"):
+        exporter.load(artifact.folder, device="cuda")
+
+
+def _of_sizes(artifact: exporter.Artifact) -> dict[str, str]:
+    """Return the nodes that compute vectors of whole numbers, but for those by which the target is found."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(artifact.folder / "model.onnx")).graph
+    types = {value.name: value.type.tensor_type for value in graph.value_info}
+    return {
+        node.name: node.op_type
+        for node in graph.node
+        if node.output[0] in types
+        and types[node.output[0]].elem_type == onnx.TensorProto.INT64
+        and len(types[node.output[0]].shape.dim) < 2
+        and node.op_type not in ("ArgMax", "Cast", "ReduceMax", "Where")
+    }
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "none"])
+def test_formulations_for_a_cpu_are_refused(target: str, tmp_path: Path, pretend: Pretend) -> None:
+    artifact = exporter.export(
+        SOURCE.model, SOURCE.sample_shape, tmp_path / "artifact", formats=["onnx"], optimize_for=target
+    )
+    pretend(lambda node: False)
+    with pytest.raises(exporter.UsageError, match=f"optimized for '{target}', .*--optimize-for portable"):
+        exporter.load(artifact.folder, device="cuda")
+
+
+def test_an_onnxruntime_that_does_not_tell_is_refused(
+    artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", object)
+    with pytest.raises(exporter.UsageError, match=r"does not say what .*onnxruntime-gpu 1\.24 or later does"):
         exporter.load(artifact.folder, device="cuda")
 
 
@@ -71,6 +147,7 @@ def test_other_errors_of_onnxruntime_are_passed_on(
     def fails(*args: Any, **settings: Any) -> Any:
         raise RuntimeError("CUDA failure 2: out of memory")
 
+    fails.get_provider_graph_assignment_info = None  # type: ignore[attr-defined]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
