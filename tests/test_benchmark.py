@@ -17,13 +17,15 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
 
 from exporter import reference
+from exporter.sources import resolve
 from scripts import benchmark
-from scripts.benchmarking import bars, files, measure, plan, plots, processes, report, timing, worker
+from scripts.benchmarking import bars, files, measure, networks, plan, plots, processes, report, timing, worker
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.bars import Bar
 from scripts.benchmarking.measure import Effort
@@ -52,6 +54,34 @@ def spec(tmp_path: Path) -> str:
     file = tmp_path / "tiny.py"
     file.write_text(NETWORK)
     return f"{file}:tiny"
+
+
+def test_no_bias_is_zero(spec: str) -> None:
+    """PyTorch's export would leave it out; a trained one is left alone."""
+    drawn, shape = networks.network(spec, SIDE)
+    assert shape == (3, SIDE, SIDE)
+    biases = {name: one for name, one in drawn.named_parameters() if name.endswith("bias")}
+    assert all(one.any() for one in biases.values())
+    again = networks.network(spec, SIDE)[0]
+    assert torch.equal(again[1].bias, biases["1.bias"])
+    trained, _ = networks.network("digits_cnn", 28)
+    for name, one in resolve("digits_cnn").model.named_parameters():
+        assert torch.equal(one, trained.get_parameter(name))
+
+
+def test_the_yardstick_has_the_biases_of_a_trained_network(tmp_path: Path) -> None:
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\n"
+        "def normed():\n"
+        "    conv = nn.Conv2d(3, 4, 3, bias=False)\n"
+        "    return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))\n"
+    )
+    model, shape = networks.network(f"{tmp_path}/normed.py:normed", SIDE)
+    for bias, inputs in ((model[1].bias.clone(), 3), (torch.zeros(4), 2)):
+        model[1].bias.copy_(bias)
+        files.export_forward(model, shape, tmp_path / "forward.onnx")
+        (conv,) = (node for node in onnx.load(tmp_path / "forward.onnx").graph.node if node.op_type == "Conv")
+        assert len(conv.input) == inputs
 
 
 def record(case: Case, result: dict[str, Any], missing: str = "") -> Record:

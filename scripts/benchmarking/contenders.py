@@ -66,7 +66,7 @@ class Setting:
     @cached_property
     def network(self) -> Any:
         """The network, frozen, on the device."""
-        from scripts.benchmarking.files import network
+        from scripts.benchmarking.networks import network
 
         return network(self.model, self.shape[-1])[0].to(self.device)
 
@@ -441,7 +441,6 @@ EVERYONE = {
 
 CUDA = (
     YARDSTICK,
-    ARTIFACT,
     ARTIFACT_PORTABLE,
     YARDSTICK_GRAPH,
     ARTIFACT_PORTABLE_GRAPH,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarking.machine import versions
+from scripts.benchmarking.networks import network
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path("artifacts/benchmark")
@@ -31,7 +32,7 @@ def key(kind: str) -> str:
     others = {FORWARD: (), BY_HAND: ("scripts/benchmarking/by_hand.py",)}
     packages = ("torch", "onnx", "onnxscript") if kind == FORWARD else ("torch", "onnx")
     digest = hashlib.sha256(json.dumps([versions().get(package) for package in packages]).encode())
-    for source in (*others.get(kind, ("exporter",)), "models"):
+    for source in (*others.get(kind, ("exporter",)), "models", "scripts/benchmarking/networks.py"):
         root = ROOT / source
         for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -47,17 +48,6 @@ def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:
     """Return the folder of a network's files of one kind."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec)
     return cache / f"{name}-{side}-{kind}-{key(kind)}"
-
-
-def network(spec: str, side: int) -> tuple[Any, tuple[int, ...]]:
-    """Build a network by its SPEC, its parameters frozen; with the shape of a sample of this side."""
-    from exporter.sources import resolve
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what libraries will change one day
-        source = resolve(spec)
-    shape = (*source.sample_shape[:-2], side, side)
-    return source.model.eval().requires_grad_(False), shape
 
 
 def prepare(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any]:

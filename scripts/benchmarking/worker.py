@@ -21,7 +21,7 @@ FIRST = 3
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
     """Make files that sessions load; of those that cannot be made, say why."""
-    from scripts.benchmarking import files
+    from scripts.benchmarking import files, networks
 
     made: dict[str, Any] = {"missing": {}}
     for kind in task["kinds"]:
@@ -30,7 +30,7 @@ def prepare(task: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # one that fails does not take the others with it
             made["missing"][kind] = f"its file was not made: {_reason(error)}"
     if "shape" not in made:
-        made["shape"] = files.network(task["model"], task["side"])[1]
+        made["shape"] = networks.network(task["model"], task["side"])[1]
     return made
 
 
@@ -85,7 +85,7 @@ def _expected(setting: Any) -> Any:
     import torch
 
     from exporter import reference
-    from scripts.benchmarking.files import network
+    from scripts.benchmarking.networks import network
 
     model = network(setting.model, setting.shape[-1])[0]
     images, target = torch.from_numpy(setting.images), torch.from_numpy(setting.target)
