@@ -1,6 +1,7 @@
 """Load a written file and run it: the one way in which the scripts, the proof and the tests run artifacts.
 
-Torch is imported for TorchScript only; an ONNX artifact runs on numpy and onnxruntime.
+Torch is imported for TorchScript only; an ONNX artifact runs on numpy and onnxruntime, and on a GPU needs
+onnx beside them.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def load(
     artifact = Artifact.open(folder)
     path = artifact.file(RUNTIMES[runtime])
     if (runtime, device) == ("onnxruntime", "cuda"):
-        cuda.check_formulations(artifact.manifest["optimize_for"])
+        cuda.check_optimized_for(artifact.manifest.get("optimize_for"))
     inputs = Signature.of_manifest(artifact.manifest).inputs
     classes = artifact.manifest["outputs"][0]["shape"][1]
     return open_session(path, runtime, inputs, threads=threads, device=device, classes=classes)
@@ -164,8 +165,8 @@ def open_session(
 
     Raises:
         ArtifactError: The runtime does not load the file.
-        UsageError: The runtime or the device is unknown, the runtime has no such device here, or it would run a part
-            of the file elsewhere.
+        UsageError: The runtime or the device is unknown, the runtime has no such device here or is too old for it, or
+            it would run a part of the file elsewhere, sizes apart, or wrongly.
     """
     if device not in DEVICES:
         raise UsageError(f"unknown device {device!r}; there are {', '.join(DEVICES)}")

@@ -55,7 +55,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
 """Target -> its passes; at each operator the first that applies wins."""
 
 TARGETS = tuple(target for target in PASSES if target != "torchscript")
-"""What an ONNX file can be optimized for; each computes the same, and every runtime runs each."""
+"""What an ONNX file can be optimized for; each computes the same, and every runtime runs each on a CPU."""
 
 DEFAULT_TARGET = "onnxruntime"
 

@@ -39,10 +39,10 @@ CUDA = """\
 On a GPU, where images and maps stay; a call ends when the GPU has. TF32, the default of PyTorch and onnxruntime alike,
 rounds what convolutions multiply to 10 bits: the distances to live autograd in float32 on the CPU show it. Both
 libraries try each convolution's algorithms and take the fastest, which is onnxruntime's default and an option of
-PyTorch's (`cudnn.benchmark`). onnxruntime's artifact is that of `--optimize-for portable`: the default one has a
-`ConvTranspose` with uneven padding, which onnxruntime would run on the CPU, between copies, and which `exporter.load`
-refuses on a GPU. A CUDA graph is a recording of what the GPU is to do, so that Python and the library have no part in a
-call; `torch.compile` has its mode `reduce-overhead` for it. Nothing is pinned to cores."""
+PyTorch's (`cudnn.benchmark`). onnxruntime's artifact is that of `--optimize-for portable`: the default one is for
+a CPU, and its map is another one on a GPU from 8 images on, so `exporter.load` refuses it there. A CUDA graph is a
+recording of what the GPU is to do, so that Python and the library have no part in a call; `torch.compile` has its mode
+`reduce-overhead` for it. Nothing is pinned to cores."""
 
 CUDA_FLOAT32 = """\
 The same with TF32 off in every library: what is multiplied has the 24 bits of float32."""
@@ -98,6 +98,6 @@ METHOD = """\
   format, which may suit PyTorch's convolutions better. pytorch-grad-cam explains one image at a time: for a batch it is
   called for each image.
 - **Live autograd** is `exporter.reference`, the judge of the proofs, without the counting that only proofs need.
-- **Weights** are random, except where a network ships with trained ones; biases too, which are zero before training and
-  which PyTorch's export would then leave out. The images are random too, the same for everybody, and made before the
-  clock starts; the class that is asked for is named."""
+- **Weights** are random, except where a network ships with trained ones. So are biases that all are zero, as before
+  training: PyTorch's export would leave them out, and the yardstick would do less than that of a trained network. The
+  images are random too, the same for everybody, and made before the clock starts; the class asked for is named."""

@@ -116,6 +116,9 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "conv_transpose3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.ConvTranspose3d(1, 2, 2)),
     "conv same": lambda: nn.Conv2d(3, 4, (2, 3), padding="same", dilation=(1, 2)),
     "conv transpose groups dilation": lambda: nn.ConvTranspose2d(3, 6, 3, (1, 2), 2, (0, 1), 3, False, (2, 2)),
+    "conv transpose 3d": lambda: nn.Sequential(
+        nn.Unflatten(1, (3, 1)), nn.ConvTranspose3d(3, 6, (1, 2, 2), 1, (0, 1, 1), (0, 1, 1), 3, dilation=(1, 2, 2))
+    ),
     "conv transpose output padding": lambda: nn.Sequential(
         nn.ConvTranspose2d(3, 2, 3, 1, 1, output_padding=1, dilation=2),
         nn.ConvTranspose2d(2, 2, (3, 1), (1, 2), 0, output_padding=(2, 1), dilation=3),

@@ -38,7 +38,15 @@ LARGEST = onnx.checker.MAXIMUM_PROTOBUF
 """Bytes that protobuf, which ONNX files are written with, serialises: 2 GB."""
 
 
-def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, **how: bool) -> None:
+def emit(
+    program: Program,
+    path: Path,
+    outputs: Sequence[str],
+    opset: int,
+    *,
+    early_masks: bool = False,
+    symmetric_pads: bool = False,
+) -> None:
     """Write a program as an ONNX file.
 
     Args:
@@ -46,7 +54,10 @@ def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, **how
         path: The file.
         outputs: Names of the program's outputs.
         opset: Version of the default operator set, 17 to 23.
-        how: ``early_masks`` and ``even_pads`` of :func:`translate`.
+        early_masks: Whether onnxruntime shall compute the masks of the backward pass during the forward pass; see
+            :mod:`exporter.emit.onnx.order`.
+        symmetric_pads: Whether each ConvTranspose shall cut as much at the end of an axis as at its begin, and a Slice
+            the rest: cuDNN, and so onnxruntime on a GPU, has no other.
 
     Raises:
         UnsupportedOp: An operator has no translation.
@@ -58,24 +69,15 @@ def emit(program: Program, path: Path, outputs: Sequence[str], opset: int, **how
             f"an ONNX file holds up to {LARGEST / 1e9:.0f} GB, and these weights are {size / 1e9:.1f} GB; "
             "export with --format torchscript"
         )
-    onnx.save_model(translate(program, outputs, opset, **how), str(path))
+    model = translate(program, outputs, opset, early_masks=early_masks, symmetric_pads=symmetric_pads)
+    onnx.save_model(model, str(path))
 
 
 def translate(
-    program: Program, outputs: Sequence[str], opset: int, *, early_masks: bool = False, even_pads: bool = False
+    program: Program, outputs: Sequence[str], opset: int, *, early_masks: bool = False, symmetric_pads: bool = False
 ) -> onnx.ModelProto:
-    """Return a program as an ONNX model; see :func:`emit`.
-
-    Args:
-        program: What to translate.
-        outputs: Names of the program's outputs.
-        opset: Version of the default operator set.
-        early_masks: Whether onnxruntime shall compute the masks of the backward pass during the forward pass; see
-            :mod:`exporter.emit.onnx.order`.
-        even_pads: Whether each ConvTranspose shall cut as much at the end of an axis as at its begin, and a Slice the
-            rest: cuDNN, and so onnxruntime on a GPU, has no other.
-    """
-    emitter = Emitter(program, opset, even_pads)
+    """Return a program as an ONNX model; see :func:`emit`."""
+    emitter = Emitter(program, opset, symmetric_pads)
     for node in program.graph.nodes:
         if node.op == "call_function":
             emitter.translate(node)

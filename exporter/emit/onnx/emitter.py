@@ -81,10 +81,10 @@ def translates(*ops: Any) -> Callable[[Translation], Translation]:
 class Emitter:
     """Collects ONNX nodes while the program is walked."""
 
-    def __init__(self, program: Program, opset: int, even_pads: bool = False) -> None:
+    def __init__(self, program: Program, opset: int, symmetric_pads: bool) -> None:
         """Start on a program."""
         self.opset = opset
-        self.even_pads = even_pads
+        self.symmetric_pads = symmetric_pads
         self._program = program
         self._names = program.names()
         self._values: dict[fx.Node, Any] = {}

@@ -56,7 +56,7 @@ def conv_transpose(
 ) -> str:
     """With ``cut``, so much more is cut at the end of each axis.
 
-    Where pads must be even, the rest is cut by a Slice.
+    Where pads must be symmetric, a Slice cuts the rest.
     """
     axes = x.ndim - 2
     stride, padding, extra = (per_axis(setting, axes) for setting in (stride, padding, output_padding))
@@ -67,7 +67,8 @@ def conv_transpose(
             # PyTorch allows it up to a larger dilation, ONNX does not: cut less, of an image that ends in zeros.
             zeros[axis] = max(0, -(-(more - p) // s))
             after[axis], extra[axis] = after[axis] - more + s * zeros[axis], 0
-    even = [min(both) for both in zip(padding, after, strict=True)] if e.even_pads else None
+    least = [min(both) for both in zip(padding, after, strict=True)]
+    pads = [*least, *least] if e.symmetric_pads else [*padding, *after]
     kernel = _apart(e, weight) if groups == 1 else weight
     longer = e.op("Pad", x, e.constant([0] * (axes + 4) + zeros)) if any(zeros) else x
     whole: str = e.op(
@@ -77,15 +78,15 @@ def conv_transpose(
         bias,
         kernel_shape=list(weight.shape[2:]),
         strides=stride,
-        pads=[*even, *even] if even else [*padding, *after],
+        pads=pads,
         output_padding=extra,
         dilations=per_axis(dilation, axes),
         group=groups,
     )
-    if even is None or padding == after:
+    if pads == [*padding, *after]:
         return whole
-    starts = [p - cut for p, cut in zip(padding, even, strict=True)]
-    ends = [cut - p or INT64_MAX for p, cut in zip(after, even, strict=True)]
+    starts = [p - already for p, already in zip(padding, least, strict=True)]
+    ends = [already - p or INT64_MAX for p, already in zip(after, least, strict=True)]
     sliced: str = e.op("Slice", whole, e.constant(starts), e.constant(ends), e.constant([*range(2, x.ndim)]))
     return sliced
 

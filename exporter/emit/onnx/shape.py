@@ -148,7 +148,7 @@ def _pad(e: Emitter, x: Value, pad: Sequence[int], value: float = 0) -> str:
         return e.op("Pad", x, e.shape([*before, *after]), None if value == 0 else e.constant(value, x.dtype))
     source: Value | str = x
     transposed = e.node.args[0]
-    cuts = min(after[2:], default=0) < 0 and not e.even_pads
+    cuts = min(after[2:], default=0) < 0 and not e.symmetric_pads
     if cuts and isinstance(transposed, fx.Node) and transposed.target in TRANSPOSED:
         # It can cut more at its end than PyTorch's; the one that does not is dropped, if nothing else reads it.
         args, kwargs = e.arguments(transposed)
