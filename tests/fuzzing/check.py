@@ -17,6 +17,7 @@ import exporter
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
+from exporter.lowering import DEFAULT_TARGET, TARGETS
 from exporter.methods import METHODS
 from exporter.pipeline import write
 from exporter.program import Program, to_module
@@ -24,9 +25,6 @@ from exporter.reference import live
 from exporter.runtime import RUNTIMES, open_session
 from tests.fuzzing.network import WHOLE, Network
 from tests.oracle import attribute
-
-FILES = {"torchscript": "model.pt", "onnxruntime": "model.onnx"}
-"""Runtime -> the name of an artifact's file."""
 
 CLOSE = 1e-10
 """Largest relative L2 error in float64, as in ``exporter/parity.py``."""
@@ -100,10 +98,12 @@ def _compare_whole(network: Network, folder: Path, operators: Counter[str]) -> N
     operators.update({str(op): count for op, count in _operators(program).items()})
     explicit = differentiate(program, METHODS[network.method])
     runs: dict[str, Run] = {REFERENCE: _reference(model, network.method), "eager": to_module(explicit)}
-    for runtime, name in FILES.items():
-        lowered = write(explicit, RUNTIMES[runtime], folder / name)
-        runs[f"eager, lowered for {runtime}"] = to_module(lowered)
-        runs[runtime] = _session(folder / name, runtime)
+    for runtime, target in [("torchscript", DEFAULT_TARGET), *(("onnxruntime", target) for target in TARGETS)]:
+        path = folder / f"{runtime}-{target}"
+        lowered = write(explicit, RUNTIMES[runtime], path, optimize_for=target)
+        what = f"{runtime}, optimized for {target}" if runtime == "onnxruntime" else runtime
+        runs[f"eager, lowered as for {what}"] = to_module(lowered)
+        runs[what] = _session(path, runtime)
     for image, target in cases:
         wanted = attribute(model, image, target, network.method, rectified=False)
         for name, run in runs.items():
@@ -125,11 +125,12 @@ def _reference(model: torch.nn.Module, method: str) -> Run:
 
 
 def _compare_real(network: Network, folder: Path, operators: Counter[str]) -> None:
-    """By the package's own proof; and in float64 with a judge that the package does not know."""
+    """By the package's own proof, for a target that the seed chooses; in float64 with a judge that it does not know."""
     model = network.module()
     program = canonicalize(capture(model, network.images()[0]))
     operators.update({str(op): count for op, count in _operators(program).items()})
-    artifact = exporter.export(model, network.shape, folder / "artifact", method=network.method, seed=network.seed)
+    settings = {"method": network.method, "seed": network.seed, "optimize_for": TARGETS[network.seed % len(TARGETS)]}
+    artifact = exporter.export(model, network.shape, folder / "artifact", **settings)
     session = _session(artifact.file("torchscript"), "torchscript", double=True)
     exact = network.module().double()
     for image, targets in zip(network.images(), network.targets, strict=True):
