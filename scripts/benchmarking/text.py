@@ -51,9 +51,10 @@ SESSION = """\
 `first call`, `second` and `steady` are milliseconds; steady is the median of the last five of ten calls. Peak: the
 largest resident memory of the process (`VmHWM`) after loading and ten calls, minus the same before loading, when
 everything was imported and the images made. It counts what loading needs for a moment, and pages of files that are
-mapped. `after` is the resident memory (`VmRSS`) after the calls, minus that before. The ratio of the peak is to
-onnxruntime's forward pass, OpenVINO's to its own. The eager rows load no file, they build the network with random
-weights. Medians of the processes.
+mapped. Loading makes most of the peak, and the heap fits it sometimes better: the same file's peak differs by a tenth
+and more from process to process. `after` is the resident memory (`VmRSS`) after the calls, minus that before. The ratio
+of the peak is to onnxruntime's forward pass, OpenVINO's to its own. The eager rows load no file, they build the network
+with random weights. Medians of the processes.
 
 onnxruntime's memory pattern is a plan that its first call makes: one block for all that later calls need, which it
 takes beside the memory of the first. `enable_mem_pattern = False` among the session's options does without, in the
