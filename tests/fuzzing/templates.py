@@ -677,10 +677,21 @@ def avg_pool(draft: Draft, x: Operand) -> str:
 
 @_writes("pool", IMAGES)
 def adaptive_pool(draft: Draft, x: Operand) -> str:
-    """To sizes that divide the image's and to others."""
+    """To sizes that divide the image's and to others; averages of whole numbers are of a power of two positions.
+
+    The average of three may be whole too, but not the third of each that is summed.
+    """
     kind = draft.pick("Max", "Avg")
-    size = ", ".join(str(draft.integer(1, length + 1)) for length in x.shape[2:])
+    exact = draft.kind == WHOLE and kind == "Avg"
+    sizes = [[n for n in range(1, length + 2) if not exact or _halves(length, n)] for length in x.shape[2:]]
+    size = ", ".join(str(draft.pick(*some)) for some in sizes)
     return f"{draft.module(f'nn.Adaptive{kind}Pool{x.spatial}d(({size},))')}({x})"
+
+
+def _halves(length: int, count: int) -> bool:
+    """Tell whether each of ``count`` adaptive windows of an axis holds a power of two positions."""
+    windows = (-(-(i + 1) * length // count) - i * length // count for i in range(count))
+    return all(window & (window - 1) == 0 for window in windows)
 
 
 @_writes("pool", IMAGES)
