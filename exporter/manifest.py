@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from exporter.proof import Certificate
 from exporter.runtime import PREDICTED
 from exporter.signature import BATCH, LOGITS, TARGET, Input, Signature
 from exporter.sources import weights_sha256
+from exporter.together import together
 
 
 def describe(
@@ -48,14 +50,16 @@ def describe(
     signature, model = network.signature, network.model
     classes = int(explicit.outputs[0].meta["val"].shape[1])
     attributed = [given for given in signature.inputs if given.attributed]
-    output = {"output_key": signature.output_key, "reduction": network.reduction()}
+    hashed = [partial(artifact.describe, path) for path in files.values()]
+    weights, reduction, *described = together([partial(weights_sha256, model), network.reduction, *hashed])
+    output = {"output_key": signature.output_key, "reduction": reduction}
     return {
         "schema": SCHEMA,
         "producer": f"saliport {version('saliport')}",
         "model": {
             "class": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "weights_sha256": weights_sha256(model),
+            "weights_sha256": weights,
             **{key: value for key, value in output.items() if value is not None},
             **description,
         },
@@ -75,7 +79,7 @@ def describe(
         "seed": certificate.seed,
         "opset": opset if "onnx" in files else None,
         "optimize_for": optimize_for if "onnx" in files else None,
-        "files": {format: artifact.describe(path) for format, path in files.items()},
+        "files": dict(zip(files, described, strict=True)),
         "parity": certificate.to_json(),
         "versions": {
             "python": platform.python_version(),

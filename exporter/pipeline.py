@@ -27,6 +27,7 @@ from exporter.proof import prove
 from exporter.rectifiers import activations
 from exporter.signature import BATCH, IMAGE, LOGITS, Input, Signature, name_attributions
 from exporter.stages import Stages
+from exporter.uncollected import unvisited
 
 FORMATS = tuple(FILES)
 DEFAULT_OPSET = 18
@@ -76,6 +77,7 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
+@unvisited()
 def export(
     model: nn.Module,
     sample_shape: Sequence[int] | Sequence[Input],

@@ -436,9 +436,14 @@ class _Trial:
         best = [values for case in self._cases for values in case.best]
         moves = np.array([sample.far_from(values, 0, least) for sample, values in zip(samples, best, strict=True)])
         generator = torch.Generator().manual_seed(self._seed)
-        for _ in range(NUDGES):
-            short = [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]
-            for batch in _alike(short, samples):
+        tried = 0
+        while short := [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]:
+            if tried == NUDGES:
+                break
+            times = max(1, MOVED_TOGETHER // len(short)) if tried else 1  # most need no second time
+            times = min(times, NUDGES - tried)
+            tried += times
+            for batch in _alike(short * times, samples):
                 given = [samples[index] for index in batch]
                 inputs = [
                     torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows])

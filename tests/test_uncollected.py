@@ -1,15 +1,16 @@
-"""The collector of cycles: off for a block, and afterwards as it was."""
+"""The collector of cycles: off for a block or blind to what is old, and afterwards as it was."""
 
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
 from exporter.pipeline import build
-from exporter.uncollected import uncollected
+from exporter.uncollected import uncollected, unvisited
 
 
 def test_it_runs_again_after_an_error() -> None:
@@ -53,3 +54,40 @@ def test_a_network_runs_with_the_collector_off_only_while_it_is_traced() -> None
     build(Watched(3, 2), torch.zeros(1, 3))
     assert seen == {(True, False), (False, True)}
     assert gc.isenabled()
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_is_old_is_passed_by_until_the_block_ends() -> None:
+    old = weakref.ref(Cycle())
+    with unvisited():
+        traced, new = [], weakref.ref(Cycle())
+        gc.collect()
+        assert new() is None
+        with uncollected():
+            traced.append(weakref.ref(Cycle()))
+        with unvisited():
+            gc.collect()
+        assert all(one() is not None for one in (old, *traced))
+    gc.collect()
+    assert all(one() is None for one in (old, *traced))
+
+
+def test_the_block_ends_with_an_error() -> None:
+    with pytest.raises(ValueError, match="of its own"), unvisited():
+        raise ValueError("of its own")
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_somebody_else_has_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with unvisited(), uncollected():
+            made = [Cycle() for _ in range(99)]
+        assert len(made) < gc.get_freeze_count() <= frozen
+    finally:
+        gc.unfreeze()
