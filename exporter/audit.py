@@ -15,10 +15,11 @@ from torch import nn
 from exporter.artifact import FILES, Artifact
 from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, VerificationFailed
+from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
 from exporter.parity import AGREEING, SLACK, TOLERANCE, Values, relative_l2
 from exporter.pipeline import of_dtype
-from exporter.proof import BATCHES, Certificate, as_input, as_values, digest, prove
+from exporter.proof import Certificate, as_input, as_values, digest, prove
 from exporter.runtime import RUNTIMES, open_session
 from exporter.signature import Signature
 from exporter.sources import weights_sha256
@@ -72,11 +73,13 @@ def verify(
         raise VerificationFailed(f"{artifact.folder} was made from other weights than the {type(model).__name__} given")
     return prove(
         {format: artifact.folder / FILES[format] for format in manifest["files"]},
-        network,
-        manifest["method"]["name"],
-        dimensions=[Dimension(**dimension) for dimension in manifest["dynamic"]],
-        seed=manifest["seed"] if seed is None else seed,
-        batches=batches,
+        Judge(
+            network,
+            manifest["method"]["name"],
+            dimensions=[Dimension(**dimension) for dimension in manifest["dynamic"]],
+            seed=manifest["seed"] if seed is None else seed,
+            batches=batches,
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from exporter.differentiate import differentiate
 from exporter.emit import onnx as emit_onnx
 from exporter.emit import torchscript as emit_torchscript
 from exporter.errors import UsageError
+from exporter.judge import Judge
 from exporter.lowering import DEFAULT_TARGET, TARGETS, lower
 from exporter.manifest import describe
 from exporter.methods import METHODS, Method
@@ -142,8 +143,8 @@ def export(
                 lowered[format] = write(explicit, format, path, opset, optimize_for)
         with stages.stage("verify"):
             graph = to_module(lowered["onnx"]) if "onnx" in files and dtype != "float64" else None
-            dimensions = program.dimensions
-            certificate = prove(files, network, method, dimensions=dimensions, lowered=graph, seed=seed)
+            judge = Judge(network, method, dimensions=program.dimensions, seed=seed)
+            certificate = prove(files, judge, lowered=graph)
         with stages.stage("write"):
             used = activations(captured)
             manifest = describe(

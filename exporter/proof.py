@@ -23,14 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from exporter.dynamic import Dimension
-from exporter.errors import ArtifactError, UsageError, VerificationFailed, first_line
-from exporter.network import Network, draw, evaluating
+from exporter.errors import ArtifactError, UsageError, VerificationFailed
+from exporter.judge import Case, Judge
+from exporter.network import evaluating
 from exporter.parity import AGREEING, SLACK, Parity, Values, compare, least_norms, relative_l2
-from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED, Explanation, Session, module_session, open_session
-from exporter.signature import BATCH, Input, Signature
-from exporter.together import together
+from exporter.signature import Input, Signature
+from exporter.together import Step, together
 
 NUDGE = {"float32": 2.0**-19, "float16": 2.0**-6}
 """How far an input is moved to see what rounding can do, in units of its root mean square: 16 ulps."""
@@ -40,15 +39,6 @@ NUDGES = 16
 
 MOVED_TOGETHER = 4
 """How many samples are moved in one batch."""
-
-NEAR_TIE = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-5}
-"""Relative distance of the two largest logits below which rounding may decide the class."""
-
-BATCHES = (1, 3)
-"""Batches that are tried."""
-
-EXACTLY = 2
-"""How many samples of the largest batch are tried in float64 too: one of a named and one of the predicted class."""
 
 MORE_BATCHES = (4, 4, 4)
 """Batches that are tried on top, one by one, while too few samples agree."""
@@ -95,39 +85,20 @@ class Certificate:
         return plain
 
 
-def prove(
-    files: Mapping[str, Path],
-    network: Network,
-    method: str,
-    *,
-    dimensions: Sequence[Dimension] = (Dimension(BATCH),),
-    lowered: nn.Module | None = None,
-    seed: int = 0,
-    batches: Sequence[int] = BATCHES,
-) -> Certificate:
+def prove(files: Mapping[str, Path], judge: Judge, *, lowered: nn.Module | None = None) -> Certificate:
     """Prove that written files compute what live autograd computes.
 
     Args:
         files: Format -> file: ``torchscript``, ``onnx`` or both.
-        network: The network that they were made from, in the artifact's dtype.
-        method: ``guided``, ``gradient`` or ``deconvnet``.
-        dimensions: The sizes that may vary.
+        judge: Of the network that they were made from; it is run here.
         lowered: The graph that the ONNX file was written from, to be tried in float64, which onnxruntime cannot.
-        seed: Of the inputs (standard normal) and of the targets (predicted and random by turns).
-        batches: Batch sizes, each through the same loaded file.
 
     Raises:
         UsageError: A runtime does not compute in the network's dtype.
         VerificationFailed: Some value is out of bounds, or a bad target was accepted; the message lists each.
     """
-    with evaluating(network):
-        own = network.signature.inputs
-        resized = enumerate(other_sizes(network.signature, dimensions))
-        sizes = [
-            *((size, own, min(size, EXACTLY) if size == max(batches) else 0) for size in batches),
-            *((1 + index % 2, inputs, 1 + index % 2) for index, inputs in resized),
-        ]
-        trial = _Trial(files, network, method, lowered, seed, sizes)
+    with evaluating(judge.network):
+        trial = _Trial(files, judge, lowered)
         for size in MORE_BATCHES:
             if trial.enough():
                 break
@@ -135,139 +106,51 @@ def prove(
         return trial.certificate()
 
 
-def other_sizes(signature: Signature, dimensions: Sequence[Dimension]) -> list[tuple[Input, ...]]:
-    """Return inputs of other image sizes: a little larger one way, then the other, and the smallest that is allowed.
-
-    The smallest may be too small for a network's kernels, so it is no smaller than half the sample.
-    """
-    varying = {dimension.name: dimension for dimension in dimensions if dimension.name != BATCH}
-    growths = [{name: 1} for name in varying] + [dict.fromkeys(varying, -1)] * bool(varying)
-    found = []
-    for grow in growths:
-        inputs = []
-        for given in signature.inputs:
-            shape = list(given.shape)
-            for axis, name in signature.dynamic_axes(given).items():
-                if name in varying:
-                    shape[axis - 1] = _another(varying[name], shape[axis - 1], grow.get(name, 0))
-            inputs.append(replace(given, shape=tuple(shape)))
-        if tuple(inputs) != signature.inputs:
-            found.append(tuple(inputs))
-    return found
-
-
-def _another(dimension: Dimension, sample: int, grow: int) -> int:
-    """Return a size an odd number of steps above the sample's, or the smallest that is at least half of it."""
-    if grow >= 0:
-        return sample + grow * dimension.multiple_of * 3
-    steps = max(0, -(-(sample // 2 - dimension.min) // dimension.multiple_of))
-    return dimension.min + steps * dimension.multiple_of
-
-
-@dataclass
-class _Case:
-    """One batch, and what live autograd finds for it.
-
-    Attributes:
-        inputs: What is drawn.
-        target: What the logits of ``own`` let choose.
-        own: Found in the artifact's dtype.
-        undecided: How many decisions of each sample float32 cannot make; counted in float64 where that is tried, for
-            there their operands are known.
-        exactly: How many samples, the first ones, are tried in float64 too.
-        exact: Found for them in float64.
-    """
-
-    inputs: tuple[Tensor, ...]
-    target: Tensor
-    own: Values
-    undecided: list[int]
-    exactly: int = 0
-    exact: Values | None = None
-
-    @property
-    def classes(self) -> int:
-        return int(self.own.logits.shape[1])
-
-    @property
-    def best(self) -> list[Values]:
-        """What live autograd finds for each sample, a batch of one, in the widest dtype tried."""
-        exact = [] if self.exact is None else _rows(self.exact)
-        return [*exact, *_rows(self.own)[len(exact) :]]
-
-    def start(self, count: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the inputs and targets of the first samples, or of all."""
-        return tuple(x[:count] for x in self.inputs), self.target[:count]
-
-    def shapes(self) -> tuple[torch.Size, ...]:
-        """Return the shape of a sample of every input."""
-        return tuple(x.shape[1:] for x in self.inputs)
-
-
-def _rows(values: Values) -> list[Values]:
-    """Return the samples of a batch, each as a batch of one."""
-    return [
-        Values(values.logits[row, None], {name: rows[row, None] for name, rows in values.attributions.items()})
-        for row in range(len(values.logits))
-    ]
-
-
-class _Judge:
-    """Live autograd in one dtype: of the same values, at least as precise as what it judges."""
-
-    def __init__(self, network: Network, method: str, dtype: str) -> None:
-        self._model = network
-        self._method = method
-        self._dtype = getattr(torch, dtype)
-        self._names = network.signature.attributions
-
-    def __call__(
-        self, inputs: Sequence[Tensor], target: Tensor | Choose, count: bool = True
-    ) -> tuple[Values, list[int]]:
-        """Return the values of a batch, and how many decisions of each sample float32 cannot make."""
-        given = [x.to(self._dtype) if x.is_floating_point() else x for x in inputs]
-        logits, attributions, undecided = live(self._model, given, target, self._method, count=count)
-        arrays = (attribution.numpy() for attribution in attributions)
-        return Values(logits.numpy(), dict(zip(self._names, arrays, strict=True))), undecided.tolist()
-
-
 @dataclass
 class _Tried:
-    """A session, and what it answered to the cases that it was given.
+    """A runtime that is tried, and what it answered to the cases that it was given.
 
     Attributes:
         runtime: As :class:`exporter.parity.Parity` calls it.
         dtype: Which it computes in.
-        session: What runs.
         exact: Whether it takes the samples that are tried in float64, or all.
+        open: Opens the session that runs.
         results: One for each case.
     """
 
     runtime: str
     dtype: str
-    session: Session
     exact: bool
+    open: Step[Session]
     results: list[Values] = field(default_factory=list)
 
-    def run(self, cases: Sequence[_Case], names: Sequence[str]) -> None:
+    def run(self, cases: Sequence[Case], names: Sequence[str]) -> None:
         """Answer batches."""
         for case in cases:
             inputs, target = case.start(case.exactly if self.exact else None)
             self.results.append(as_values(self._answer(inputs, target), names))
 
-    def run_if_it_can(self, cases: Sequence[_Case], names: Sequence[str]) -> str:
-        """Answer batches, or return why it does not: it holds a constant of another dtype."""
-        try:
-            self.run(cases, names)
-        except Exception as error:
-            *_, last = str(error).strip().splitlines() or [""]  # TorchScript's first lines are a traceback
-            if not _MIXED.search(last):
-                raise
-            self.results.clear()
-            return f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
-        return ""
+    def run_exactly(self, judge: Judge, names: Sequence[str]) -> str:
+        """Answer what is tried in float64, or return why it does not.
 
-    def accepts(self, case: _Case, bad: int) -> bool:
+        The network does not run in float64 itself, which may be known later; or it holds a constant of another dtype.
+        """
+        fault = None
+        try:
+            self.run([case for case in judge.targets() if case.exactly], names)
+        except Exception as error:
+            fault = error
+        skipped = judge.exact()
+        if skipped or fault is not None:
+            self.results.clear()
+        if skipped or fault is None:
+            return skipped
+        *_, last = str(fault).strip().splitlines() or [""]  # TorchScript's first lines are a traceback
+        if not _MIXED.search(last):
+            raise fault
+        return f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
+
+    def accepts(self, case: Case, bad: int) -> bool:
         """Tell whether a batch whose last target is replaced by a bad one is answered."""
         target = case.target.clone()
         target[-1] = bad
@@ -280,108 +163,50 @@ class _Tried:
     def _answer(self, inputs: Sequence[Tensor], target: Tensor) -> Explanation:
         wanted = getattr(torch, self.dtype)
         arrays = [(x.to(wanted) if x.is_floating_point() else x).numpy() for x in inputs]
-        return self.session(as_input(self.session, arrays), target.numpy())
+        session = self.open.result()
+        return session(as_input(session, arrays), target.numpy())
 
 
 _MIXED = re.compile(r"double.*float|float.*double", re.IGNORECASE)
 """What PyTorch says of operands of two dtypes: ``expected scalar type Double but found Float``."""
 
 
-class _Choice:
-    """Chooses a batch's targets from its logits: random classes and the predicted one by turns, over all batches.
-
-    Attributes:
-        target: What was chosen, once it was.
-    """
-
-    def __init__(self, dtype: str, done: int, generator: torch.Generator) -> None:
-        self._dtype = dtype
-        self._done = done
-        self._generator = generator
-        self.target = torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        target = torch.randint(logits.shape[1], logits.shape[:1], generator=self._generator)
-        target[self._done % 2 :: 2] = PREDICTED
-        self.target = torch.where(_near_tie(logits, self._dtype), logits.argmax(1), target)
-        return self.target
-
-
 class _Trial:
-    """Sessions on the written files, and what they and the reference returned so far.
+    """Sessions on the written files, and what they answered to what was judged so far.
 
-    What does not need each other runs at the same time, the longest first; one judge or session never twice.
+    What does not need each other runs at the same time, the longest first; one session never twice.
     """
 
-    def __init__(
-        self,
-        files: Mapping[str, Path],
-        network: Network,
-        method: str,
-        lowered: nn.Module | None,
-        seed: int,
-        sizes: Sequence[tuple[int, tuple[Input, ...], int]],
-    ) -> None:
-        self._network = network
-        self._dtype = network.signature.dtype
-        self._method = method
-        self._seed = seed
-        self._cases: list[_Case] = []
-        self._planned = len(sizes)  # of the cases, those that are tried whether or not enough samples agree
-        # PyTorch computes few operators in float16 as onnxruntime does, so the judge of float16 is float32.
-        judged_in = "float32" if self._dtype == "float16" else self._dtype
-        own = copy.deepcopy(network).float() if self._dtype == "float16" else network
-        self._own = _Judge(own, method, judged_in)
-        exact, self._skipped = (None, "") if self._dtype == "float64" else _in_float64(network)
-        self._exact = _Judge(exact, method, "float64") if exact else None
-        opened = _openers(files, lowered, network.signature)
+    def __init__(self, files: Mapping[str, Path], judge: Judge, lowered: nn.Module | None) -> None:
+        signature = judge.network.signature
+        self._judge = judge
+        self._dtype = signature.dtype
+        self._names = signature.attributions
+        self._tried = [
+            _Tried(runtime, dtype, dtype != self._dtype, Step(opener))
+            for runtime, dtype, opener in _openers(files, lowered, signature)
+        ]
+        exact = [each for each in self._tried if each.exact]
+        own = [each for each in self._tried if not each.exact]
+        faults = [Step(partial(each.run_exactly, judge, self._names)) for each in exact]
+        opening = [each.open for each in self._tried]
         try:
-            _, *sessions = together([lambda: self._judge(sizes), *(opener for *_, opener in opened)])
+            together([judge.run, *opening, *(partial(self._try, each) for each in own), *faults])
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
-        self._tried = [
-            _Tried(runtime, dtype, session, dtype != self._dtype)
-            for (runtime, dtype, _), session in zip(opened, sessions, strict=True)
-        ]
-        self._put_through(self._cases)
+        self._skipped = next(filter(None, (fault.result() for fault in faults)), judge.exact())
+
+    def _try(self, each: _Tried) -> None:
+        each.run(self._judge.targets(), self._names)
+
+    @property
+    def _cases(self) -> list[Case]:
+        return self._judge.cases
 
     def run(self, size: int) -> None:
-        """Put one more batch through the reference and every session, in the artifact's own dtype."""
-        self._judge([(size, self._network.signature.inputs, 0)])
-        self._put_through(self._cases[-1:])
-
-    def _judge(self, sizes: Sequence[tuple[int, tuple[Input, ...], int]]) -> None:
-        """Draw batches, and put each through the reference in the artifact's dtype; its logits choose the targets."""
-        for size, inputs, exactly in sizes:
-            generator = torch.Generator().manual_seed(self._seed + len(self._cases))
-            drawn = draw(inputs, size, generator)
-            choose = _Choice(self._dtype, sum(len(case.target) for case in self._cases), generator)
-            values, undecided = self._own(drawn, choose)
-            self._cases.append(_Case(drawn, choose.target, values, undecided, exactly if self._exact else 0))
-
-    def _judge_exactly(self, cases: Sequence[_Case]) -> None:
-        """Put batches through the reference in float64; where it does not run, there is no proof in float64."""
-        try:
-            for case in cases:
-                assert self._exact is not None
-                case.exact, undecided = self._exact(*case.start(case.exactly))
-                case.undecided[: case.exactly] = undecided
-        except Exception as error:  # it may pin float32
-            self._exact, self._skipped = None, _no_float64(error)
-            for case in self._cases:
-                case.exactly, case.exact = 0, None
-
-    def _put_through(self, cases: Sequence[_Case]) -> None:
-        """Put batches through every session, and what is tried in float64 through all that is float64."""
-        names = self._network.signature.attributions
-        calls = [partial(each.run, cases, names) for each in self._tried if not each.exact]
-        if any(case.exactly for case in cases):
-            calls.insert(0, partial(self._judge_exactly, [case for case in cases if case.exactly]))
-        together(calls)
-        judged = [case for case in cases if case.exact is not None]
-        if judged:
-            faults = together([partial(each.run_if_it_can, judged, names) for each in self._tried if each.exact])
-            self._skipped = next(filter(None, faults), "")
+        """Put one more batch through live autograd and every session, in the artifact's own dtype."""
+        case = self._judge.another(size)
+        together([partial(each.run, [case], self._names) for each in self._tried if not each.exact])
 
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far; sensitivities are not measured yet."""
@@ -435,7 +260,7 @@ class _Trial:
         least = least_norms([case.own for case in self._cases])
         best = [values for case in self._cases for values in case.best]
         moves = np.array([sample.far_from(values, 0, least) for sample, values in zip(samples, best, strict=True)])
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self._judge.seed)
         tried = 0
         while short := [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]:
             if tried == NUDGES:
@@ -449,7 +274,7 @@ class _Trial:
                     torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows])
                     for rows in zip(*(sample.inputs for sample in given), strict=True)
                 ]
-                values, _ = self._own(inputs, torch.tensor([sample.chosen for sample in given]), count=False)
+                values = self._judge.moved(inputs, torch.tensor([sample.chosen for sample in given]))
                 for row, (index, sample) in enumerate(zip(batch, given, strict=True)):
                     moves[index] = max(moves[index], sample.far_from(values, row, least))
         return moves
@@ -465,7 +290,7 @@ class _Trial:
                 "too few samples agree outright: none in a batch, none of a named or none of a predicted class"
             )
         running = [each for each in self._tried if each.results]
-        tried = list(itertools.product(running, rejected, self._cases[: self._planned]))
+        tried = list(itertools.product(running, rejected, self._cases[: self._judge.planned]))
         accepted = together([partial(each.accepts, case, bad) for each, bad, case in tried])
         failures += [
             f"{each.runtime} {each.dtype}: target {target} was accepted in a batch of {len(case.target)}, "
@@ -475,10 +300,10 @@ class _Trial:
         ]
         if failures:
             raise VerificationFailed("not equal to live autograd; nothing was written\n  " + "\n  ".join(failures))
-        names = [given.name for given in self._network.signature.inputs]
+        names = [given.name for given in self._judge.network.signature.inputs]
         return Certificate(
-            reference=f"live autograd, torch {torch.__version__}, method {self._method}",
-            seed=self._seed,
+            reference=f"live autograd, torch {torch.__version__}, method {self._judge.method}",
+            seed=self._judge.seed,
             cases=tuple(
                 {name: list(x.shape) for name, x in zip(names, case.inputs, strict=True)} for case in self._cases
             ),
@@ -498,7 +323,7 @@ class _Trial:
 class _Sample:
     """One row of a case."""
 
-    def __init__(self, case: _Case, row: int) -> None:
+    def __init__(self, case: Case, row: int) -> None:
         self.case = case
         self.row = row
 
@@ -536,26 +361,6 @@ def _nudged(x: Tensor, far: float, generator: torch.Generator) -> Tensor:
         return x
     x = x.float()
     return x + far * x.square().mean().sqrt() * torch.randn(x.shape, generator=generator)
-
-
-def _near_tie(logits: Tensor, dtype: str) -> Tensor:
-    """Return, per sample, whether rounding may decide which class is predicted: then the target is named instead."""
-    if logits.shape[1] == 1:
-        return torch.zeros(len(logits), dtype=torch.bool)
-    first, second = logits.topk(2, dim=1).values.unbind(1)
-    return first - second <= NEAR_TIE[dtype] * logits.abs().amax(1)
-
-
-def _in_float64(network: Network) -> tuple[Network | None, str]:
-    """Return a copy of a network in float64, or why there is none."""
-    try:
-        return copy.deepcopy(network).double(), ""
-    except Exception as error:  # it may hold what cannot be copied
-        return None, _no_float64(error)
-
-
-def _no_float64(error: Exception) -> str:
-    return f"the network does not run in float64: {first_line(error)}"
 
 
 def _openers(

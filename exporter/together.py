@@ -1,15 +1,38 @@
-"""Run independent calls side by side: on several threads, each with its share of PyTorch's."""
+"""Run calls side by side: on several threads, each with its share of PyTorch's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 import torch
 
+T = TypeVar("T")
+
 MOST = 4
 """How many calls run at the same time at most: each has its own tensors in memory."""
+
+
+class Step(Generic[T]):
+    """A call whose result later ones wait for; among calls side by side it stands before them."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        """Wrap a call, which is not made yet."""
+        self._call = call
+        self._made: Future[T] = Future()
+
+    def __call__(self) -> None:
+        """Make the call."""
+        try:
+            self._made.set_result(self._call())
+        except BaseException as error:
+            self._made.set_exception(error)
+            raise
+
+    def result(self) -> T:
+        """Wait for the call, and return or raise what it did."""
+        return self._made.result()
 
 
 def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:

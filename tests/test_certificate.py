@@ -15,6 +15,7 @@ from torch import nn
 import exporter
 from exporter import parity, proof
 from exporter.cli import main
+from exporter.judge import Judge
 from exporter.lowering import lower
 from exporter.lowering.rewrite import Pass, apply
 from exporter.network import as_network
@@ -331,7 +332,8 @@ def test_the_wrong_model_is_refused(tmp_path: Path) -> None:
     assert exporter.verify(tmp_path / "a", first, seed=6, batches=[2]).batches == (2,)
     with pytest.raises(exporter.VerificationFailed, match="was made from other weights than the Sequential given"):
         exporter.verify(tmp_path / "a", second)
+    file = {"onnx": tmp_path / "a" / "model.onnx"}
     with pytest.raises(exporter.VerificationFailed, match="logits of sample 0"):
-        proof.prove({"onnx": tmp_path / "a" / "model.onnx"}, as_network(second, torch.zeros(1, 4)), "guided")
+        proof.prove(file, Judge(as_network(second, torch.zeros(1, 4)), "guided"))
     with pytest.raises(exporter.VerificationFailed, match="attribution"):
-        proof.prove({"onnx": tmp_path / "a" / "model.onnx"}, as_network(first, torch.zeros(1, 4)), "gradient")
+        proof.prove(file, Judge(as_network(first, torch.zeros(1, 4)), "gradient"))

@@ -12,7 +12,7 @@ from torch import nn
 
 from exporter.errors import VerificationFailed
 from exporter.pipeline import export
-from exporter.together import MOST, together
+from exporter.together import MOST, Step, together
 
 
 @pytest.fixture
@@ -57,6 +57,35 @@ def test_one_thread_runs_one_call_after_the_other() -> None:
     assert len({*together([threading.get_ident] * 3), threading.get_ident()}) == 1
 
 
+@pytest.mark.usefixtures("threads")
+def test_a_step_is_made_once_and_waited_for() -> None:
+    made = []
+    slow = Step(lambda: made.append(threading.Event().wait(0.2)) or len(made))
+    assert together([slow, slow.result, slow.result])[1:] == [1, 1]
+    assert slow.result() == 1
+
+
+@pytest.mark.usefixtures("threads")
+def test_who_waits_for_a_step_that_fails_gets_its_error() -> None:
+    waiting, seen = threading.Event(), []
+
+    def fail() -> None:
+        waiting.wait(30)
+        raise ValueError("the step's own")
+
+    def wait() -> None:
+        waiting.set()
+        try:
+            step.result()
+        except ValueError as error:
+            seen.append(str(error))
+
+    step = Step(fail)
+    with pytest.raises(ValueError, match="the step's own"):
+        together([step, wait])
+    assert seen == ["the step's own"]
+
+
 class Small(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
@@ -84,3 +113,38 @@ def test_a_proof_on_several_threads_refuses(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(VerificationFailed, match="torchscript float64"):
         export(Small().eval(), (1, 6, 6), tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
+
+
+class Failing(Small):
+    """Runs until live autograd asks for a derivative."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+            raise RuntimeError("no derivatives today")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_judge_that_fails_says_why_and_nobody_waits_for_it(threads: int, tmp_path: Path) -> None:
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(RuntimeError, match="no derivatives today"):
+            export(Failing().eval(), (1, 6, 6), tmp_path / "a")
+    finally:
+        torch.set_num_threads(1)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("threads")
+def test_sessions_that_run_in_float64_where_the_network_does_not(tmp_path: Path) -> None:
+    """They may be done before that is known, and then do not count."""
+
+    class Single(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.dtype == torch.float64:
+                raise RuntimeError("expected scalar type Float")
+            return super().forward(x)
+
+    parity = export(Single().eval(), (1, 6, 6), tmp_path / "a").manifest["parity"]
+    assert parity["skipped"] == "the network does not run in float64: expected scalar type Float"
+    assert {entry["dtype"] for entry in parity["runtimes"]} == {"float32"}

@@ -1,0 +1,270 @@
+"""The judge: what live autograd answers to batches of every kind, before any runtime does.
+
+A batch alone and one of several, at each image size that may vary, with a named class and with the predicted one; in
+the artifact's own dtype, and for some samples in float64. :mod:`exporter.proof` puts the written files beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from exporter.dynamic import Dimension
+from exporter.errors import first_line
+from exporter.network import Network, draw, evaluating
+from exporter.parity import Values
+from exporter.reference import Choose, live
+from exporter.runtime import PREDICTED
+from exporter.signature import BATCH, Input, Signature
+from exporter.together import Step
+
+NEAR_TIE = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-5}
+"""Relative distance of the two largest logits below which rounding may decide the class."""
+
+BATCHES = (1, 3)
+"""Batches that are tried."""
+
+EXACTLY = 2
+"""How many samples of the largest batch are tried in float64 too: one of a named and one of the predicted class."""
+
+
+@dataclass
+class Case:
+    """One batch, and what live autograd finds for it.
+
+    Attributes:
+        inputs: What is drawn.
+        target: What the logits of ``own`` let choose.
+        own: Found in the artifact's dtype.
+        undecided: How many decisions of each sample float32 cannot make; counted in float64 where that is tried, for
+            there their operands are known.
+        exactly: How many samples, the first ones, are tried in float64 too.
+        exact: Found for them in float64.
+    """
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor
+    own: Values
+    undecided: list[int]
+    exactly: int = 0
+    exact: Values | None = None
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.own.logits.shape[1])
+
+    @property
+    def best(self) -> list[Values]:
+        """What live autograd finds for each sample, a batch of one, in the widest dtype tried."""
+        exact = [] if self.exact is None else _rows(self.exact)
+        return [*exact, *_rows(self.own)[len(exact) :]]
+
+    def start(self, count: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the inputs and targets of the first samples, or of all."""
+        return tuple(x[:count] for x in self.inputs), self.target[:count]
+
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Return the shape of a sample of every input."""
+        return tuple(x.shape[1:] for x in self.inputs)
+
+
+def _rows(values: Values) -> list[Values]:
+    """Return the samples of a batch, each as a batch of one."""
+    return [
+        Values(values.logits[row, None], {name: rows[row, None] for name, rows in values.attributions.items()})
+        for row in range(len(values.logits))
+    ]
+
+
+class Judge:
+    """Live autograd on a network, and what it found so far.
+
+    It is run once, beside the sessions that it judges, which wait for what they need of it.
+
+    Attributes:
+        network: The network.
+        method: ``guided``, ``gradient`` or ``deconvnet``.
+        seed: Of the inputs, standard normal, and of the targets, predicted and random by turns.
+        cases: The batches judged so far.
+        planned: How many cases there are at least, whatever is found.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        method: str,
+        *,
+        dimensions: Sequence[Dimension] = (Dimension(BATCH),),
+        seed: int = 0,
+        batches: Sequence[int] = BATCHES,
+    ) -> None:
+        """Plan.
+
+        Args:
+            network: The network, in the artifact's dtype.
+            method: ``guided``, ``gradient`` or ``deconvnet``.
+            dimensions: The sizes that may vary.
+            seed: Of the inputs and targets.
+            batches: Batch sizes.
+        """
+        own = network.signature.inputs
+        resized = enumerate(other_sizes(network.signature, dimensions))
+        self._plan = [
+            *((size, own, min(size, EXACTLY) if size == max(batches) else 0) for size in batches),
+            *((1 + index % 2, inputs, 1 + index % 2) for index, inputs in resized),
+        ]
+        self.network = network
+        self.method = method
+        self.seed = seed
+        self.cases: list[Case] = []
+        self.planned = len(self._plan)
+        self._dtype = network.signature.dtype
+        self._own: _Autograd | None = None
+        self._targets = Step(self._judge_planned)
+        self._exact = Step(self._judge_exactly)
+
+    def run(self) -> None:
+        """Judge what is planned: first in the artifact's dtype, whose logits choose the targets, then in float64.
+
+        Raises:
+            Exception: The network's own, in the artifact's dtype; those who wait get it too.
+        """
+        with evaluating(self.network):
+            try:
+                self._targets()
+            finally:
+                self._exact()  # raises the same, so that nobody waits in vain
+
+    def targets(self) -> list[Case]:
+        """Wait for the targets of all that is planned, and return the cases."""
+        return self._targets.result()
+
+    def exact(self) -> str:
+        """Wait for float64, and return why there is none, or nothing."""
+        return self._exact.result()
+
+    def another(self, size: int) -> Case:
+        """Judge one more batch, in the artifact's dtype alone."""
+        return self._judge(size, self.network.signature.inputs, 0)
+
+    def moved(self, inputs: Sequence[Tensor], target: Tensor) -> Values:
+        """Return what is found for other inputs, with these targets, in the artifact's dtype."""
+        values, _ = self._autograd()(inputs, target, count=False)
+        return values
+
+    def _judge(self, size: int, inputs: tuple[Input, ...], exactly: int) -> Case:
+        """Draw a batch, and put it through autograd in the artifact's dtype."""
+        generator = torch.Generator().manual_seed(self.seed + len(self.cases))
+        drawn = draw(inputs, size, generator)
+        choose = _Choice(self._dtype, sum(len(case.target) for case in self.cases), generator)
+        values, undecided = self._autograd()(drawn, choose)
+        exactly = 0 if self._dtype == "float64" else exactly
+        self.cases.append(Case(drawn, choose.target, values, undecided, exactly))
+        return self.cases[-1]
+
+    def _judge_planned(self) -> list[Case]:
+        return [self._judge(*planned) for planned in self._plan]
+
+    def _judge_exactly(self) -> str:
+        """Put batches through autograd in float64; where the network does not run in it, return why."""
+        cases = [case for case in self.targets() if case.exactly]
+        try:
+            autograd = _Autograd(copy.deepcopy(self.network).double(), self.method, "float64") if cases else None
+            for case in cases:
+                assert autograd is not None
+                case.exact, undecided = autograd(*case.start(case.exactly))
+                case.undecided[: case.exactly] = undecided
+        except Exception as error:  # it may pin float32, or hold what cannot be copied
+            for case in cases:
+                case.exact = None
+            return f"the network does not run in float64: {first_line(error)}"
+        return ""
+
+    def _autograd(self) -> _Autograd:
+        if self._own is None:
+            # PyTorch computes few operators in float16 as onnxruntime does, so the judge of float16 is float32.
+            half = self._dtype == "float16"
+            network = copy.deepcopy(self.network).float() if half else self.network
+            self._own = _Autograd(network, self.method, "float32" if half else self._dtype)
+        return self._own
+
+
+class _Autograd:
+    """Live autograd in one dtype: of the same values, at least as precise as what it judges."""
+
+    def __init__(self, network: Network, method: str, dtype: str) -> None:
+        self._model = network
+        self._method = method
+        self._dtype = getattr(torch, dtype)
+        self._names = network.signature.attributions
+
+    def __call__(
+        self, inputs: Sequence[Tensor], target: Tensor | Choose, count: bool = True
+    ) -> tuple[Values, list[int]]:
+        """Return the values of a batch, and how many decisions of each sample float32 cannot make."""
+        given = [x.to(self._dtype) if x.is_floating_point() else x for x in inputs]
+        logits, attributions, undecided = live(self._model, given, target, self._method, count=count)
+        arrays = (attribution.numpy() for attribution in attributions)
+        return Values(logits.numpy(), dict(zip(self._names, arrays, strict=True))), undecided.tolist()
+
+
+class _Choice:
+    """Chooses a batch's targets from its logits: random classes and the predicted one by turns, over all batches.
+
+    Attributes:
+        target: What was chosen, once it was.
+    """
+
+    def __init__(self, dtype: str, done: int, generator: torch.Generator) -> None:
+        self._dtype = dtype
+        self._done = done
+        self._generator = generator
+        self.target = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        target = torch.randint(logits.shape[1], logits.shape[:1], generator=self._generator)
+        target[self._done % 2 :: 2] = PREDICTED
+        self.target = torch.where(_near_tie(logits, self._dtype), logits.argmax(1), target)
+        return self.target
+
+
+def _near_tie(logits: Tensor, dtype: str) -> Tensor:
+    """Return, per sample, whether rounding may decide which class is predicted: then the target is named instead."""
+    if logits.shape[1] == 1:
+        return torch.zeros(len(logits), dtype=torch.bool)
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    return first - second <= NEAR_TIE[dtype] * logits.abs().amax(1)
+
+
+def other_sizes(signature: Signature, dimensions: Sequence[Dimension]) -> list[tuple[Input, ...]]:
+    """Return inputs of other image sizes: a little larger one way, then the other, and the smallest that is allowed.
+
+    The smallest may be too small for a network's kernels, so it is no smaller than half the sample.
+    """
+    varying = {dimension.name: dimension for dimension in dimensions if dimension.name != BATCH}
+    growths = [{name: 1} for name in varying] + [dict.fromkeys(varying, -1)] * bool(varying)
+    found = []
+    for grow in growths:
+        inputs = []
+        for given in signature.inputs:
+            shape = list(given.shape)
+            for axis, name in signature.dynamic_axes(given).items():
+                if name in varying:
+                    shape[axis - 1] = _another(varying[name], shape[axis - 1], grow.get(name, 0))
+            inputs.append(replace(given, shape=tuple(shape)))
+        if tuple(inputs) != signature.inputs:
+            found.append(tuple(inputs))
+    return found
+
+
+def _another(dimension: Dimension, sample: int, grow: int) -> int:
+    """Return a size an odd number of steps above the sample's, or the smallest that is at least half of it."""
+    if grow >= 0:
+        return sample + grow * dimension.multiple_of * 3
+    steps = max(0, -(-(sample // 2 - dimension.min) // dimension.multiple_of))
+    return dimension.min + steps * dimension.multiple_of
