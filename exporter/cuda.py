@@ -20,7 +20,7 @@ OPTIMIZED_FOR = "portable"
 OLDEST = (1, 31)
 """The version of onnxruntime that has been tested. Before 1.24 none says what it would run on the CPU."""
 
-REMEDY = f"export it anew with --optimize-for {OPTIMIZED_FOR}, or load torchscript"
+REMEDY = "load torchscript instead"
 
 
 def check_optimized_for(target: str | None) -> None:
@@ -30,7 +30,10 @@ def check_optimized_for(target: str | None) -> None:
         UsageError: It is not portable.
     """
     if target != OPTIMIZED_FOR:
-        raise UsageError(f"an ONNX file that was optimized for {target!r} is slow or wrong on a GPU; {REMEDY}")
+        raise UsageError(
+            f"this ONNX file was optimized for {target!r}, and on a GPU {OPTIMIZED_FOR!r} alone has been tested; "
+            f"export it anew with --optimize-for {OPTIMIZED_FOR}, or {REMEDY}"
+        )
 
 
 def open_onnxruntime(path: Path, options: Any) -> Any:
@@ -40,7 +43,7 @@ def open_onnxruntime(path: Path, options: Any) -> Any:
     outputs: both are refused. What it computes of sizes and constants alone it keeps on the CPU on purpose, where they
     are known without waiting for the GPU. TF32, its default for products of float32, is off.
 
-    The file is read a second time here, to know its operators.
+    The file is read a second time here, first, to know its operators.
 
     Raises:
         ArtifactError: onnxruntime does not load the file.
@@ -60,6 +63,17 @@ def open_onnxruntime(path: Path, options: Any) -> Any:
         raise UsageError(f"{label} is too old for a GPU; install onnxruntime-gpu {'.'.join(map(str, OLDEST))} or later")
     onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip has put them
 
+    try:
+        graph = onnx.load_model(path).graph
+    except Exception as error:
+        raise ArtifactError(f"onnx {onnx.__version__} does not load {path.name}: {error}") from error
+    wrong = next(filter(_is_wrong, graph.node), None)
+    if wrong is not None:
+        raise UsageError(
+            f"{label} may compute {wrong.name} of {path.name} wrongly on a GPU, a grouped Conv of one tap with a "
+            f"stride; {REMEDY}"
+        )
+
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = [(PROVIDER, {"use_tf32": "0"})]
     try:
@@ -71,17 +85,10 @@ def open_onnxruntime(path: Path, options: Any) -> Any:
             f"{label} cannot start its {PROVIDER}: it finds no GPU, or not the CUDA and cuDNN that it needs; "
             "pip install 'onnxruntime-gpu[cuda,cudnn]' brings those"
         )
-    graph = onnx.load_model(path).graph
     elsewhere = _elsewhere(session, graph)
     if elsewhere:
         kinds, place = ", ".join(dict.fromkeys(node.op_type for node in elsewhere)), elsewhere[0].name
         raise UsageError(f"{label} would run {kinds} of {path.name} on the CPU, at {place}; {REMEDY}")
-    wrong = next(filter(_is_wrong, graph.node), None)
-    if wrong is not None:
-        raise UsageError(
-            f"{label} may compute {wrong.name} of {path.name} wrongly on a GPU, a grouped Conv of one tap with a "
-            f"stride; {REMEDY}"
-        )
     return session
 
 

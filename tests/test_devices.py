@@ -82,7 +82,7 @@ def test_onnxruntime_may_not_take_the_cpu_for_a_session(artifact: exporter.Artif
 def test_onnxruntime_may_not_take_the_cpu_for_an_operator(artifact: exporter.Artifact, pretend: Pretend) -> None:
     pretend(lambda node: node.op_type in ("Gemm", "MatMul"))
     with pytest.raises(
-        exporter.UsageError, match=r"would run Gemm.* of model\.onnx on the CPU, at \w+.*; export it anew"
+        exporter.UsageError, match=r"would run Gemm.* of model\.onnx on the CPU, at \w+.*; load torchscript instead"
     ):
         exporter.load(artifact.folder, device="cuda")
     pretend(lambda node: False)
@@ -134,7 +134,7 @@ def test_only_a_portable_file_is_taken(target: str, tmp_path: Path, pretend: Pre
         SOURCE.model, SOURCE.sample_shape, tmp_path / "artifact", formats=["onnx"], optimize_for=target
     )
     pretend(lambda node: False)
-    with pytest.raises(exporter.UsageError, match=f"optimized for '{target}' .*--optimize-for portable"):
+    with pytest.raises(exporter.UsageError, match=f"optimized for '{target}', .*--optimize-for portable"):
         exporter.load(artifact.folder, device="cuda")
 
 
@@ -154,30 +154,38 @@ def test_what_a_gpu_computes_wrongly_is_refused(conv: nn.Module, wrong: bool, tm
     artifact = exporter.export(net.eval(), (3, 8, 8), tmp_path / "artifact", **settings)
     pretend(lambda node: False)
     if wrong:
-        with pytest.raises(exporter.UsageError, match=r"may compute 2 of model\.onnx wrongly on a GPU"):
+        with pytest.raises(exporter.UsageError, match=r"may compute 2 of model\.onnx wrongly on a GPU.*; load torch"):
             exporter.load(artifact.folder, device="cuda")
     else:
         assert exporter.load(artifact.folder, device="cuda").classes == 4
 
 
-def test_an_old_onnxruntime_is_refused(artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+def test_an_old_onnxruntime_is_refused(
+    artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch, pretend: Pretend
+) -> None:
+    pretend(lambda node: False)
     monkeypatch.setattr(onnxruntime, "__version__", "1.30.2")
     with pytest.raises(exporter.UsageError, match=r"1\.30\.2 is too old for a GPU; .*onnxruntime-gpu 1\.31 or later"):
         exporter.load(artifact.folder, device="cuda")
 
 
 def test_other_errors_of_onnxruntime_are_passed_on(
-    artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch
+    artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch, pretend: Pretend
 ) -> None:
     def fails(*args: Any, **settings: Any) -> Any:
         raise RuntimeError("CUDA failure 2: out of memory")
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    pretend(lambda node: False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
     with pytest.raises(exporter.ArtifactError, match=r"does not load model\.onnx on a GPU: CUDA failure 2"):
         exporter.load(artifact.folder, device="cuda")
+
+
+def test_a_file_that_is_no_onnx_file(tmp_path: Path, pretend: Pretend) -> None:
+    pretend(lambda node: False)
+    (tmp_path / "model.onnx").write_bytes(b"no such thing")
+    with pytest.raises(exporter.ArtifactError, match=r"onnx .* does not load model\.onnx"):
+        runtime.open_session(tmp_path / "model.onnx", "onnxruntime", device="cuda")
 
 
 def test_on_a_gpu_the_session_refuses_a_target_itself(

@@ -17,7 +17,7 @@ import exporter
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
-from exporter.lowering import DEFAULT_TARGET, TARGETS
+from exporter.lowering import TARGETS
 from exporter.methods import METHODS
 from exporter.pipeline import write
 from exporter.program import Program, to_module
@@ -98,10 +98,11 @@ def _compare_whole(network: Network, folder: Path, operators: Counter[str]) -> N
     operators.update({str(op): count for op, count in _operators(program).items()})
     explicit = differentiate(program, METHODS[network.method])
     runs: dict[str, Run] = {REFERENCE: _reference(model, network.method), "eager": to_module(explicit)}
-    for runtime, target in [("torchscript", DEFAULT_TARGET), *(("onnxruntime", target) for target in TARGETS)]:
-        path = folder / f"{runtime}-{target}"
-        lowered = write(explicit, RUNTIMES[runtime], path, optimize_for=target)
-        what = f"{runtime}, optimized for {target}" if runtime == "onnxruntime" else runtime
+    files = {"torchscript": ("torchscript", {})}
+    files |= {f"onnxruntime, optimized for {one}": ("onnxruntime", {"optimize_for": one}) for one in TARGETS}
+    for what, (runtime, options) in files.items():
+        path = folder / what
+        lowered = write(explicit, RUNTIMES[runtime], path, **options)
         runs[f"eager, lowered as for {what}"] = to_module(lowered)
         runs[what] = _session(path, runtime)
     for image, target in cases:
