@@ -15,7 +15,7 @@ from torch import Tensor
 
 from exporter.dynamic import Dimension
 from exporter.errors import first_line
-from exporter.network import Network, draw, evaluating
+from exporter.network import Network, draw
 from exporter.parity import Values
 from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED
@@ -84,7 +84,7 @@ def _rows(values: Values) -> list[Values]:
 class Judge:
     """Live autograd on a network, and what it found so far.
 
-    It is run once, beside the sessions that it judges, which wait for what they need of it.
+    It runs once, beside the sessions on the written files, which wait for what they need of it.
 
     Attributes:
         network: The network.
@@ -131,14 +131,15 @@ class Judge:
     def run(self) -> None:
         """Judge what is planned: first in the artifact's dtype, whose logits choose the targets, then in float64.
 
+        The network is in eval mode meanwhile; that is the caller's.
+
         Raises:
             Exception: The network's own, in the artifact's dtype; those who wait get it too.
         """
-        with evaluating(self.network):
-            try:
-                self._targets()
-            finally:
-                self._exact()  # raises the same, so that nobody waits in vain
+        try:
+            self._targets()
+        finally:
+            self._exact()  # raises the same, so that nobody waits in vain
 
     def targets(self) -> list[Case]:
         """Wait for the targets of all that is planned, and return the cases."""
