@@ -106,13 +106,13 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     bounds = {runtime: _bounds(recorded[runtime], signature.dtype) for runtime in answers}
     for runtime, values in answers.items():
         far = _from_digests(values, parity["digests"])
-        failures += _judge(f"{runtime} and the certificate's digests", far, bounds[runtime], signature.dtype)
+        failures += _failures(f"{runtime} and the certificate's digests", far, bounds[runtime], signature.dtype)
         distances[runtime] = max(far)
     between = None
     if len(answers) > 1:
         apart = _between(*answers.values())
         allowed = [sum(pair) for pair in zip(*bounds.values(), strict=True)]
-        failures += _judge(" and ".join(answers), apart, allowed, signature.dtype)
+        failures += _failures(" and ".join(answers), apart, allowed, signature.dtype)
         between = max(apart)
     if failures:
         raise VerificationFailed(f"{artifact.folder} is not what its certificate says\n  " + "\n  ".join(failures))
@@ -131,7 +131,7 @@ def _bounds(recorded: Mapping[str, Any], dtype: str) -> list[float]:
     ]
 
 
-def _judge(who: str, errors: Sequence[float], bounds: Sequence[float], dtype: str) -> list[str]:
+def _failures(who: str, errors: Sequence[float], bounds: Sequence[float], dtype: str) -> list[str]:
     """Say which samples differ by more than they may, and whether too few agree outright."""
     found = [
         f"{who}: sample {sample} differs by {error:.2e}, more than {bound:.0e}"

@@ -43,10 +43,10 @@ def open_onnxruntime(path: Path, options: Any) -> Any:
     outputs: both are refused. What it computes of sizes and constants alone it keeps on the CPU on purpose, where they
     are known without waiting for the GPU. TF32, its default for products of float32, is off.
 
-    The file is read a second time here, first, to know its operators.
+    The file is read here too, before onnxruntime reads it, to know its operators.
 
     Raises:
-        ArtifactError: onnxruntime does not load the file.
+        ArtifactError: onnx or onnxruntime does not load the file.
         UsageError: onnxruntime has no GPU here or is too old, would run a part of the file on the CPU, or would compute
             a part of it wrongly.
     """

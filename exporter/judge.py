@@ -1,4 +1,4 @@
-"""The judge: what live autograd answers to batches of every kind, before any runtime does.
+"""The judge: what live autograd answers to batches of every kind.
 
 A batch alone and one of several, at each image size that may vary, with a named class and with the predicted one; in
 the artifact's own dtype, and for some samples in float64. :mod:`exporter.proof` puts the written files beside it.
@@ -84,7 +84,8 @@ def _rows(values: Values) -> list[Values]:
 class Judge:
     """Live autograd on a network, and what it found so far.
 
-    It runs once, beside the sessions on the written files, which wait for what they need of it.
+    It works in two steps, beside the sessions on the written files, which wait for what they need of them. The network
+    must be in eval mode.
 
     Attributes:
         network: The network.
@@ -92,6 +93,8 @@ class Judge:
         seed: Of the inputs, standard normal, and of the targets, predicted and random by turns.
         cases: The batches judged so far.
         planned: How many cases there are at least, whatever is found.
+        targets: Judges what is planned in the artifact's dtype, where the logits choose the targets; returns the cases.
+        skipped: Judges their first samples in float64; returns why it does not, or nothing.
     """
 
     def __init__(
@@ -125,29 +128,9 @@ class Judge:
         self.planned = len(self._plan)
         self._dtype = network.signature.dtype
         self._own: _Autograd | None = None
-        self._targets = Step(self._judge_planned)
-        self._exact = Step(self._judge_exactly)
-
-    def run(self) -> None:
-        """Judge what is planned: first in the artifact's dtype, whose logits choose the targets, then in float64.
-
-        The network is in eval mode meanwhile; that is the caller's.
-
-        Raises:
-            Exception: The network's own, in the artifact's dtype; those who wait get it too.
-        """
-        try:
-            self._targets()
-        finally:
-            self._exact()  # raises the same, so that nobody waits in vain
-
-    def targets(self) -> list[Case]:
-        """Wait for the targets of all that is planned, and return the cases."""
-        return self._targets.result()
-
-    def exact(self) -> str:
-        """Wait for float64, and return why there is none, or nothing."""
-        return self._exact.result()
+        self._exact: Network | Exception | None = None
+        self.targets = Step(self._judge_planned)
+        self.skipped = Step(self._judge_exactly)
 
     def another(self, size: int) -> Case:
         """Judge one more batch, in the artifact's dtype alone."""
@@ -169,18 +152,21 @@ class Judge:
         return self.cases[-1]
 
     def _judge_planned(self) -> list[Case]:
+        if self._dtype != "float64":  # before the network runs: what it keeps of a run with gradients cannot be copied
+            self._exact = _in_float64(self.network)
         return [self._judge(*planned) for planned in self._plan]
 
     def _judge_exactly(self) -> str:
-        """Put batches through autograd in float64; where the network does not run in it, return why."""
-        cases = [case for case in self.targets() if case.exactly]
+        cases = [case for case in self.targets.result() if case.exactly]
+        exact, self._exact = self._exact, None
         try:
-            autograd = _Autograd(copy.deepcopy(self.network).double(), self.method, "float64") if cases else None
+            if isinstance(exact, Exception):
+                raise exact
             for case in cases:
-                assert autograd is not None
-                case.exact, undecided = autograd(*case.start(case.exactly))
+                assert exact is not None
+                case.exact, undecided = _Autograd(exact, self.method, "float64")(*case.start(case.exactly))
                 case.undecided[: case.exactly] = undecided
-        except Exception as error:  # it may pin float32, or hold what cannot be copied
+        except Exception as error:  # it may pin float32
             for case in cases:
                 case.exact = None
             return f"the network does not run in float64: {first_line(error)}"
@@ -193,6 +179,14 @@ class Judge:
             network = copy.deepcopy(self.network).float() if half else self.network
             self._own = _Autograd(network, self.method, "float32" if half else self._dtype)
         return self._own
+
+
+def _in_float64(network: Network) -> Network | Exception:
+    """Return a copy of a network in float64, or why there is none."""
+    try:
+        return copy.deepcopy(network).double()
+    except Exception as error:
+        return error
 
 
 class _Autograd:

@@ -135,12 +135,13 @@ def export(
         program = canonicalize(captured)
     with stages.stage("differentiate"):
         explicit = differentiate(program, rule)
+    with stages.stage("lower"):
+        lowered = {format: lowered_for(explicit, format, optimize_for) for format in FORMATS if format in formats}
     with artifact.replacing(Path(folder)) as aside:
-        files = {format: aside / FILES[format] for format in FORMATS if format in formats}
-        lowered = {}
+        files = {format: aside / FILES[format] for format in lowered}
         for format, path in files.items():
             with stages.stage(f"emit {format}"):
-                lowered[format] = write(explicit, format, path, opset, optimize_for)
+                emit(lowered[format], format, path, opset, optimize_for)
         with stages.stage("verify"):
             graph = to_module(lowered["onnx"]) if "onnx" in files and dtype != "float64" else None
             judge = Judge(network, method, dimensions=program.dimensions, seed=seed)
@@ -196,28 +197,46 @@ EMISSION = {"onnxruntime": {"early_masks": True}, "portable": {"symmetric_pads":
 """Target -> how its lowered program is translated; see :func:`exporter.emit.onnx.translate`."""
 
 
-def write(
-    explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET, optimize_for: str = DEFAULT_TARGET
-) -> Program:
-    """Lower an explicit program for a format's runtime, and write one file.
+def lowered_for(explicit: Program, format: str, optimize_for: str = DEFAULT_TARGET) -> Program:
+    """Lower an explicit program for the runtime of a format.
 
     Args:
         explicit: What :func:`exporter.differentiate.differentiate` returned.
         format: ``torchscript`` or ``onnx``.
+        optimize_for: Whose formulations an ONNX file has.
+    """
+    return lower(explicit, format if format == "torchscript" else optimize_for)
+
+
+def emit(
+    lowered: Program, format: str, path: Path, opset: int = DEFAULT_OPSET, optimize_for: str = DEFAULT_TARGET
+) -> None:
+    """Write a lowered program as one file.
+
+    Args:
+        lowered: What :func:`lowered_for` returned for the same format and target.
+        format: ``torchscript`` or ``onnx``.
         path: The file.
         opset: Of an ONNX file.
         optimize_for: Whose formulations an ONNX file has.
+    """
+    if format == "torchscript":
+        emit_torchscript.emit(lowered, path)
+    else:
+        names = (LOGITS, *attribution_names(lowered))
+        emit_onnx.emit(lowered, path, names, opset, **EMISSION.get(optimize_for, {}))
+
+
+def write(
+    explicit: Program, format: str, path: Path, opset: int = DEFAULT_OPSET, optimize_for: str = DEFAULT_TARGET
+) -> Program:
+    """Lower an explicit program for a format's runtime, and write one file; see :func:`emit`.
 
     Returns:
         The lowered program, which the file holds.
     """
-    if format == "torchscript":
-        lowered = lower(explicit, "torchscript")
-        emit_torchscript.emit(lowered, path)
-    else:
-        lowered = lower(explicit, optimize_for)
-        names = (LOGITS, *attribution_names(explicit))
-        emit_onnx.emit(lowered, path, names, opset, **EMISSION.get(optimize_for, {}))
+    lowered = lowered_for(explicit, format, optimize_for)
+    emit(lowered, format, path, opset, optimize_for)
     return lowered
 
 

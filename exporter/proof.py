@@ -135,20 +135,19 @@ class _Tried:
 
         The network does not run in float64 itself, which may be known later; or it holds a constant of another dtype.
         """
-        fault = None
         try:
-            self.run([case for case in judge.targets() if case.exactly], names)
+            self.run([case for case in judge.targets.result() if case.exactly], names)
         except Exception as error:
-            fault = error
-        skipped = judge.exact()
-        if skipped or fault is not None:
             self.results.clear()
-        if skipped or fault is None:
-            return skipped
-        *_, last = str(fault).strip().splitlines() or [""]  # TorchScript's first lines are a traceback
-        if not _MIXED.search(last):
-            raise fault
-        return f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
+            *_, last = str(error).strip().splitlines() or [""]  # TorchScript's first lines are a traceback
+            fault = judge.skipped.result()
+            if not fault and not _MIXED.search(last):
+                raise
+            return fault or f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
+        fault = judge.skipped.result()
+        if fault:
+            self.results.clear()
+        return fault
 
     def accepts(self, case: Case, bad: int) -> bool:
         """Tell whether a batch whose last target is replaced by a bad one is answered."""
@@ -191,13 +190,13 @@ class _Trial:
         faults = [Step(partial(each.run_exactly, judge, self._names)) for each in exact]
         opening = [each.open for each in self._tried]
         try:
-            together([judge.run, *opening, *(partial(self._try, each) for each in own), *faults])
+            together([judge.targets, *opening, judge.skipped, *(partial(self._try, each) for each in own), *faults])
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
-        self._skipped = next(filter(None, (fault.result() for fault in faults)), judge.exact())
+        self._skipped = next(filter(None, (fault.result() for fault in faults)), judge.skipped.result())
 
     def _try(self, each: _Tried) -> None:
-        each.run(self._judge.targets(), self._names)
+        each.run(self._judge.targets.result(), self._names)
 
     @property
     def _cases(self) -> list[Case]:
@@ -261,14 +260,9 @@ class _Trial:
         best = [values for case in self._cases for values in case.best]
         moves = np.array([sample.far_from(values, 0, least) for sample, values in zip(samples, best, strict=True)])
         generator = torch.Generator().manual_seed(self._judge.seed)
-        tried = 0
-        while short := [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]:
-            if tried == NUDGES:
-                break
-            times = max(1, MOVED_TOGETHER // len(short)) if tried else 1  # most need no second time
-            times = min(times, NUDGES - tried)
-            tried += times
-            for batch in _alike(short * times, samples):
+        for _ in range(NUDGES):
+            short = [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]
+            for batch in _alike(short, samples):
                 given = [samples[index] for index in batch]
                 inputs = [
                     torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows])

@@ -1,4 +1,4 @@
-"""Live autograd, the judge: the untouched model with every rectifier call replaced by a custom function.
+"""Live autograd: the untouched model with every rectifier call replaced by a custom function.
 
 Independent of ``exporter/rules``, ``exporter/rectifiers`` and ``exporter/methods`` on purpose, and written
 differently: the rules act on an exported graph of ATen operators, this acts on Python calls while the model runs.
@@ -149,7 +149,8 @@ def _undecided(x: Tensor, ceiling: float | None) -> Tensor:
 def _beside(flat: Tensor, threshold: float, margin: Tensor) -> Tensor:
     """Count, in each row, the values within a margin of a threshold but not on it, which few are."""
     near = (flat - threshold if threshold else flat).abs() <= margin
-    return torch.stack([torch.count_nonzero(row[within] != threshold) for row, within in zip(flat, near, strict=True)])
+    row, column = near.nonzero(as_tuple=True)
+    return torch.bincount(row[flat[row, column] != threshold], minlength=len(flat))
 
 
 def _rivals(

@@ -14,7 +14,7 @@ class Stage:
     """What one stage of an export cost.
 
     Attributes:
-        name: ``capture``, ``differentiate``, ``emit torchscript``, ``emit onnx``, ``verify`` or ``write``.
+        name: ``capture``, ``differentiate``, ``lower``, ``emit torchscript``, ``emit onnx``, ``verify`` or ``write``.
         seconds: Wall time.
         peak_mib: The process's largest resident memory so far, in MiB.
     """

@@ -19,13 +19,15 @@ class Step(Generic[T]):
 
     def __init__(self, call: Callable[[], T]) -> None:
         """Wrap a call, which is not made yet."""
-        self._call = call
+        self._call: Callable[[], T] | None = call
         self._made: Future[T] = Future()
 
     def __call__(self) -> None:
-        """Make the call."""
+        """Make the call, once, and let go of it: it may be a method of what holds this."""
+        call, self._call = self._call, None
+        assert call is not None
         try:
-            self._made.set_result(self._call())
+            self._made.set_result(call())
         except BaseException as error:
             self._made.set_exception(error)
             raise

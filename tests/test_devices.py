@@ -148,12 +148,16 @@ def test_only_a_portable_file_is_taken(target: str, tmp_path: Path, pretend: Pre
         (nn.Conv2d(4, 4, 1, groups=4), False),
     ],
 )
-def test_what_a_gpu_computes_wrongly_is_refused(conv: nn.Module, wrong: bool, tmp_path: Path, pretend: Pretend) -> None:
+def test_what_a_gpu_computes_wrongly_is_refused(
+    conv: nn.Module, wrong: bool, tmp_path: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it takes the GPU's memory."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     settings = {"formats": ["onnx"], "optimize_for": "portable"}
     artifact = exporter.export(net.eval(), (3, 8, 8), tmp_path / "artifact", **settings)
     pretend(lambda node: False)
     if wrong:
+        monkeypatch.setattr(onnxruntime, "InferenceSession", None)
         with pytest.raises(exporter.UsageError, match=r"may compute 2 of model\.onnx wrongly on a GPU.*; load torch"):
             exporter.load(artifact.folder, device="cuda")
     else:

@@ -148,3 +148,16 @@ def test_sessions_that_run_in_float64_where_the_network_does_not(tmp_path: Path)
     parity = export(Single().eval(), (1, 6, 6), tmp_path / "a").manifest["parity"]
     assert parity["skipped"] == "the network does not run in float64: expected scalar type Float"
     assert {entry["dtype"] for entry in parity["runtimes"]} == {"float32"}
+
+
+def test_a_network_that_keeps_what_it_computed_is_tried_in_float64(tmp_path: Path) -> None:
+    """After a run with gradients it cannot be copied."""
+
+    class Keeping(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = self[0](x)
+            return super().forward(x)
+
+    parity = export(Keeping().eval(), (1, 6, 6), tmp_path / "a").manifest["parity"]
+    assert parity["skipped"] == ""
+    assert {entry["dtype"] for entry in parity["runtimes"]} == {"float32", "float64"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from exporter.pipeline import build
-from exporter.uncollected import uncollected, unvisited
+from exporter.pipeline import build, export
+from exporter.uncollected import BLOCKS, uncollected, unvisited
 
 
 def test_it_runs_again_after_an_error() -> None:
@@ -70,7 +71,8 @@ def test_what_is_old_is_passed_by_until_the_block_ends() -> None:
         with uncollected():
             traced.append(weakref.ref(Cycle()))
         with unvisited():
-            gc.collect()
+            pass
+        gc.collect()
         assert all(one() is not None for one in (old, *traced))
     gc.collect()
     assert all(one() is None for one in (old, *traced))
@@ -91,3 +93,33 @@ def test_what_somebody_else_has_frozen_stays_so() -> None:
         assert len(made) < gc.get_freeze_count() <= frozen
     finally:
         gc.unfreeze()
+
+
+def test_every_second_block_begins_with_a_full_collection() -> None:
+    left = []
+    for _ in range(2 * BLOCKS):
+        with unvisited(), uncollected():
+            left.append(weakref.ref(Cycle()))
+    found = [one() is None for one in left]
+    assert found.count(True) in (BLOCKS, 2 * BLOCKS - 1)  # by how many blocks came before
+    assert not found[-1]
+
+
+def test_an_export_passes_by_what_is_old(tmp_path: Path) -> None:
+    frozen = set()
+
+    class Watched(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            frozen.add(gc.get_freeze_count() > 0)
+            if refused and torch.is_grad_enabled() and not torch.compiler.is_exporting():
+                raise RuntimeError("no derivatives today")
+            return super().forward(x)
+
+    refused = False
+    export(Watched(3, 2), (3,), tmp_path / "a")
+    assert frozen == {True}
+    assert gc.get_freeze_count() == 0
+    refused = True
+    with pytest.raises(RuntimeError, match="no derivatives today"):
+        export(Watched(3, 2), (3,), tmp_path / "b")
+    assert gc.get_freeze_count() == 0
