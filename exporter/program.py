@@ -142,6 +142,7 @@ def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.N
             for axis, size in enumerate(fake.shape)
         ]
         checked[node] = graph.call_function(aten.view, (graph.call_function(aten.expand, (placeholder, sizes)), own))
+        checked[node].meta = dict(node.meta)
     return checked
 
 

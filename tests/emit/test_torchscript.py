@@ -12,9 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from exporter.canonicalize import canonicalize
+from exporter.capture import capture
+from exporter.differentiate import differentiate
 from exporter.emit.torchscript import emit
+from exporter.methods import METHODS
 from exporter.program import Program, to_module
 from tests.emit.networks import BODIES, IMAGE, compiled, explicit, inputs, live, network
+from tests.oracle import attribute
 
 pytestmark = [
     pytest.mark.usefixtures("any_network"),
@@ -152,3 +157,22 @@ def test_group_norm_has_channels_last_on_a_cpu_alone(tmp_path: Path) -> None:
     on_cpu, number = chosen.inputs()
     assert number.toIValue() == 2  # what TorchScript calls torch.channels_last
     assert next(on_cpu.node().inputs()).node().kind() == "prim::is_cpu"
+
+
+@pytest.mark.parametrize(
+    ("norm", "conv", "shape"),
+    [
+        (nn.GroupNorm(1, 3), nn.Conv2d(3, 4, 3), (3, 6, 6)),
+        (nn.InstanceNorm2d(3), nn.Conv2d(3, 4, 3), (3, 6, 6)),
+        (nn.InstanceNorm1d(3), nn.Conv1d(3, 4, 3), (3, 6)),
+    ],
+)
+def test_a_norm_of_the_image_itself(norm: nn.Module, conv: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
+    net = nn.Sequential(norm, conv, nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)).eval()
+    image, target = torch.randn(2, *shape), torch.tensor([-1, 3])
+    net(image)
+    program = differentiate(canonicalize(capture(net, image)), METHODS["guided"])
+    found = reload(program, tmp_path / "model.pt")(image, target)
+    expected = attribute(net, image, target, "guided")
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
