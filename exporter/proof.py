@@ -187,13 +187,13 @@ class _Trial:
         ]
         exact = [each for each in self._tried if each.exact]
         own = [each for each in self._tried if not each.exact]
-        faults = [Step(partial(each.run_exactly, judge, self._names)) for each in exact]
-        opening = [each.open for each in self._tried]
+        calls: list[Callable[[], Any]] = [judge.targets, *(each.open for each in self._tried), judge.skipped]
+        calls += [partial(self._try, each) for each in own]
         try:
-            together([judge.targets, *opening, judge.skipped, *(partial(self._try, each) for each in own), *faults])
+            found = together([*calls, *(partial(each.run_exactly, judge, self._names) for each in exact)])
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
-        self._skipped = next(filter(None, (fault.result() for fault in faults)), judge.skipped.result())
+        self._skipped = next(filter(None, found[len(calls) :]), judge.skipped.result())
 
     def _try(self, each: _Tried) -> None:
         each.run(self._judge.targets.result(), self._names)

@@ -43,10 +43,10 @@ def unvisited() -> Iterator[None]:
     Where something is frozen already, which would be thawed with the rest, nothing is done.
     """
     global _unvisited, _ended
-    if gc.get_freeze_count() and not _unvisited:
+    if not _unvisited and gc.get_freeze_count():
         yield
         return
-    if _ended == BLOCKS and not _unvisited:
+    if not _unvisited and _ended == BLOCKS:
         gc.collect()
         _ended = 0
     gc.freeze()
