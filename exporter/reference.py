@@ -54,7 +54,7 @@ def live(
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     throughout = Throughout() if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
-    with torch.enable_grad(), throughout, Rectify(method, count) as rectify:
+    with torch.enable_grad(), throughout, PlainOrder(), Rectify(method, count) as rectify:
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
         chosen = torch.where(wished == -1, logits.argmax(1), wished)
@@ -100,6 +100,26 @@ class Throughout(TorchFunctionMode):
         args = tuple(wider.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
         kwargs = {key: wider.get(one, one) if isinstance(one, torch.dtype) else one for key, one in kwargs.items()}
         return func(*args, **kwargs)
+
+
+class PlainOrder(TorchFunctionMode):
+    """Hands the gradients of batch and instance norms on in plain order, channels first.
+
+    For one image whose gradient lies with channels last, and not as a whole batch of such images would, the backward
+    kernels of PyTorch 2.13 and 2.14 on a CPU read its values in the wrong order, and finite differences tell otherwise.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a call, and watch its gradient if it is a norm's."""
+        y = func(*args, **kwargs or {})
+        if func in _NORMS and y.requires_grad:
+            y.register_hook(Tensor.contiguous)
+        return y
+
+
+_NORMS = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
 
 
 def _name(model: Any) -> str:

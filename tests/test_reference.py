@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,32 @@ def test_every_sample_has_the_decisions_of_what_no_sample_owns(batch: int, tmp_p
     _, _, undecided = live(model, images, torch.zeros(batch, dtype=torch.int64), "guided")
     assert undecided.tolist() == [7, 8, 7][:batch]
     exporter.export(model, (8,), tmp_path / "a")
+
+
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch_norm": lambda x: F.batch_norm(x, torch.zeros(2).to(x), torch.tensor([0.5, 2.0]).to(x)),
+    "torch.batch_norm": lambda x: torch.batch_norm(
+        x, None, None, torch.zeros(2).to(x), torch.tensor([0.5, 2.0]).to(x), False, 0.1, 1e-5, False
+    ),
+    "instance_norm": lambda x: F.instance_norm(x),
+    "torch.instance_norm": lambda x: torch.instance_norm(x, None, None, None, None, True, 0.1, 1e-5, False),
+}
+JOINED: dict[str, Callable[[Tensor], Tensor]] = {
+    "einsum": lambda x: torch.einsum("nchw,nchv->nhwv", x, x.relu()),
+    "permute": lambda x: x.permute(0, 2, 3, 1).reshape(len(x), -1) ** 2,
+}
+
+
+@pytest.mark.parametrize("join", JOINED)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_of_norms_are_finite_differences(norm: str, join: str, batch: int) -> None:
+    def model(x: Tensor) -> Tensor:
+        y = JOINED[join](NORMS[norm](x)).flatten(1)
+        return y @ torch.linspace(-1, 1, y.shape[1], dtype=x.dtype)[:, None]
+
+    images = torch.randn(batch, 2, 2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, (found,), _ = live(model, images, torch.zeros(batch, dtype=torch.int64), "gradient")
+    steps = 1e-6 * torch.eye(images[0].numel(), dtype=torch.float64).reshape(-1, 1, *images.shape[1:])
+    expected = torch.cat([(model(images + step) - model(images - step)) / 2e-6 for step in steps], 1)
+    torch.testing.assert_close(found.flatten(1), expected, rtol=1e-6, atol=1e-6)
