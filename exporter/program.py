@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx, track_tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from exporter.dynamic import Dimension, implied
+from exporter.elementwise import Elementwise, looks_like
 from exporter.errors import UnsupportedOp
 from exporter.signature import BATCH, SIZES, TARGET
 from exporter.uncollected import uncollected
@@ -93,7 +95,9 @@ def trace(
         dimensions: The inputs' sizes that may vary.
     """
     values = [*inputs.values(), *fakes.values()]
-    with fake_mode_of(values), traceback.preserve_node_meta(), torch.no_grad():
+    # Nobody runs the module that holds the graph: the lazy one need not write its code.
+    modes = (fake_mode_of(values), Elementwise(), traceback.preserve_node_meta(), _use_lazy_graph_module(True))
+    with modes[0], modes[1], modes[2], modes[3], torch.no_grad():
         traced = make_fx(function, pre_dispatch=True, tracing_mode="real")(*values)
     graph = traced.graph
     for node in graph.nodes:
@@ -278,7 +282,7 @@ def _again(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return NotImplemented
     before, now = tree_leaves((node.args, node.kwargs)), tree_leaves((args, kwargs))
     for was, value_now in zip(before, now, strict=True):
-        if isinstance(was, fx.Node) and not (isinstance(value_now, Tensor) and _looks_like(value_now, was.meta["val"])):
+        if isinstance(was, fx.Node) and not (isinstance(value_now, Tensor) and looks_like(value_now, was.meta["val"])):
             return NotImplemented
     tracer: Any = mode.tracer
     given = tree_map_only(Tensor, lambda tensor: get_proxy_slot(tensor, tracer).proxy.node, (args, kwargs))
@@ -286,18 +290,3 @@ def _again(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     copy.meta = dict(node.meta)
     track_tensor(value, fx.Proxy(copy, tracer), constant=None, tracer=tracer)
     return value
-
-
-def _looks_like(a: Tensor, b: Any) -> bool:
-    """Tell whether two fake tensors have the same dtype, and by formula the same sizes and strides."""
-    return a is b or (
-        a.dtype == b.dtype
-        and a.ndim == b.ndim
-        and all(map(_same_formula, (*a.shape, *a.stride()), (*b.shape, *b.stride())))
-    )
-
-
-def _same_formula(n: int | torch.SymInt, m: int | torch.SymInt) -> bool:
-    if isinstance(n, int) or isinstance(m, int):
-        return isinstance(n, int) and isinstance(m, int) and n == m
-    return bool(n.node.expr == m.node.expr)
