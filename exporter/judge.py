@@ -92,7 +92,6 @@ class Judge:
         method: ``guided``, ``gradient`` or ``deconvnet``.
         seed: Of the inputs, standard normal, and of the targets, predicted and random by turns.
         cases: The batches judged so far.
-        planned: How many cases there are at least, whatever is found.
         targets: Judges what is planned in the artifact's dtype, where the logits choose the targets; returns the cases.
         skipped: Judges their first samples in float64; returns why it does not, or nothing.
     """
@@ -125,7 +124,6 @@ class Judge:
         self.method = method
         self.seed = seed
         self.cases: list[Case] = []
-        self.planned = len(self._plan)
         self._dtype = network.signature.dtype
         self._own: _Autograd | None = None
         self._exact: Network | Exception | None = None

@@ -9,9 +9,9 @@ with the predicted one, at other image sizes where these may vary. Targets out o
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -116,6 +116,7 @@ class _Tried:
         exact: Whether it takes the samples that are tried in float64, or all.
         open: Opens the session that runs.
         results: One for each case.
+        accepted: Targets out of range that it answered, and the batch in which the last one was replaced by it.
     """
 
     runtime: str
@@ -123,6 +124,7 @@ class _Tried:
     exact: bool
     open: Step[Session]
     results: list[Values] = field(default_factory=list)
+    accepted: list[tuple[int, Case]] = field(default_factory=list)
 
     def run(self, cases: Sequence[Case], names: Sequence[str]) -> None:
         """Answer batches."""
@@ -144,20 +146,21 @@ class _Tried:
             if not fault and not _MIXED.search(last):
                 raise
             return fault or f"{self.runtime} does not run it in {self.dtype}: {last.removeprefix('RuntimeError: ')}"
+        self.try_bad_targets(judge.targets.result())
         fault = judge.skipped.result()
         if fault:
             self.results.clear()
         return fault
 
-    def accepts(self, case: Case, bad: int) -> bool:
-        """Tell whether a batch whose last target is replaced by a bad one is answered."""
-        target = case.target.clone()
-        target[-1] = bad
-        try:
-            self._answer(case.inputs, target)
-        except Exception:
-            return False
-        return True
+    def try_bad_targets(self, cases: Sequence[Case]) -> None:
+        """Find out which targets out of range are answered, in batches whose last target is replaced by one."""
+        for case in cases:
+            for bad in _out_of_range(case):
+                target = case.target.clone()
+                target[-1] = bad
+                with suppress(Exception):
+                    self._answer(case.inputs, target)
+                    self.accepted.append((bad, case))
 
     def _answer(self, inputs: Sequence[Tensor], target: Tensor) -> Explanation:
         wanted = getattr(torch, self.dtype)
@@ -196,7 +199,9 @@ class _Trial:
         self._skipped = next(filter(None, found[len(calls) :]), judge.skipped.result())
 
     def _try(self, each: _Tried) -> None:
-        each.run(self._judge.targets.result(), self._names)
+        cases = self._judge.targets.result()
+        each.run(cases, self._names)
+        each.try_bad_targets(cases)
 
     @property
     def _cases(self) -> list[Case]:
@@ -275,22 +280,18 @@ class _Trial:
 
     def certificate(self) -> Certificate:
         """Judge; raises VerificationFailed."""
-        first = self._cases[0]
-        rejected = (first.classes, -2)
         parities = self._with_sensitivity(self.parities())
         failures = [failure for parity in parities for failure in parity.failures()]
         if not failures and not self.enough():
             failures.append(
                 "too few samples agree outright: none in a batch, none of a named or none of a predicted class"
             )
-        running = [each for each in self._tried if each.results]
-        tried = list(itertools.product(running, rejected, self._cases[: self._judge.planned]))
-        accepted = together([partial(each.accepts, case, bad) for each, bad, case in tried])
         failures += [
             f"{each.runtime} {each.dtype}: target {target} was accepted in a batch of {len(case.target)}, "
             f"but there are {case.classes} classes"
-            for (each, target, case), wrong in zip(tried, accepted, strict=True)
-            if wrong
+            for each in self._tried
+            if each.results
+            for target, case in each.accepted
         ]
         if failures:
             raise VerificationFailed("not equal to live autograd; nothing was written\n  " + "\n  ".join(failures))
@@ -302,7 +303,7 @@ class _Trial:
                 {name: list(x.shape) for name, x in zip(names, case.inputs, strict=True)} for case in self._cases
             ),
             targets=tuple(int(target) for case in self._cases for target in case.target),
-            rejected_targets=rejected,
+            rejected_targets=_out_of_range(self._cases[0]),
             zero=sum(
                 int(not any(rows[sample].any() for rows in case.own.attributions.values()))
                 for case in self._cases
@@ -312,6 +313,11 @@ class _Trial:
             digests=tuple(digests(sample) for case in self._cases for sample in case.best),
             runtimes=parities,
         )
+
+
+def _out_of_range(case: Case) -> tuple[int, int]:
+    """Return the targets next to those that there are."""
+    return case.classes, PREDICTED - 1
 
 
 class _Sample:
