@@ -74,7 +74,7 @@ def activations(program: Program) -> dict[str, dict[str, int]]:
     """
     found: dict[str, dict[str, int]] = {"rectifiers": {}, "activations": {}}
     for node in program.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or not _is_real(node.meta.get("val")):
             continue
         clip = RANGES.get(node.target)
         kind = None
@@ -86,6 +86,11 @@ def activations(program: Program) -> dict[str, dict[str, int]]:
             name = node.target.overloadpacket.__name__
             found[kind][name] = found[kind].get(name, 0) + 1
     return found
+
+
+def _is_real(value: object) -> bool:
+    """Tell whether a value is a tensor of floating point: what is clamped may be an index."""
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def active(y: Tensor, ceiling: float) -> Tensor:

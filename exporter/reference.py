@@ -145,12 +145,12 @@ class Rectify(TorchFunctionMode):
             self.undecided.append(_rivals(*args, **{k: v for k, v in kwargs.items() if k != "return_indices"}))
             return func(*args, **kwargs)
         reader = _READERS.get(func)
-        clip = (
-            reader(*args[1:], **{k: v for k, v in kwargs.items() if k not in ("input", "inplace")}) if reader else None
-        )
+        x = args[0] if args else kwargs.get("input")
+        if reader is None or not isinstance(x, Tensor) or not x.is_floating_point():  # indices are clamped too
+            return func(*args, **kwargs)
+        clip = reader(*args[1:], **{k: v for k, v in kwargs.items() if k not in ("input", "inplace")})
         if clip is None or clip[0] != 0 or (clip[1] is not None and clip[1] <= 0):
             return func(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
         if self._count:
             self.undecided.append(_undecided(x.detach(), clip[1]))
         y = self._function.apply(x, clip[1])

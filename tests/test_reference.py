@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import exporter
+from exporter.methods import METHODS
 from exporter.reference import live
 
 
@@ -60,6 +61,24 @@ def test_every_sample_has_the_decisions_of_what_no_sample_owns(batch: int, tmp_p
     _, _, undecided = live(model, images, torch.zeros(batch, dtype=torch.int64), "guided")
     assert undecided.tolist() == [7, 8, 7][:batch]
     exporter.export(model, (8,), tmp_path / "a")
+
+
+class Looking(nn.Module):
+    """Looks rows up in a table, by whole numbers that it clamps as a rectifier would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = F.relu6((torch.arange(6) - 3).clamp(min=0)) + F.relu(torch.arange(6) - 4)
+        return self.last(torch.relu(x + self.table(row)[:, 0]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whole_numbers_are_no_rectifiers(method: str, tmp_path: Path) -> None:
+    artifact = exporter.export(Looking(), (6,), tmp_path / "a", method=method)
+    assert artifact.manifest["method"]["rectifiers"] == {"relu": 1}
 
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {

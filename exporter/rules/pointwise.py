@@ -229,6 +229,26 @@ def minimum_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return minimum(ct, y, b, a)
 
 
+@vjp(aten.clamp.Tensor)
+def clamp(ct: Tensor, y: Tensor, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """1 between the bounds and at them; returns x's shape."""
+    if low is not None:
+        ct = ct * (x >= low)
+    return unbroadcast(ct if high is None else ct * (x <= high), x)
+
+
+@vjp(aten.clamp.Tensor, wrt=1)
+def clamp_low(ct: Tensor, y: Tensor, x: Tensor, low: Tensor, high: Tensor | None = None) -> Tensor:
+    """1 where ``x`` is below the lower bound, unless the other is not above it; returns the bound's shape."""
+    return unbroadcast(ct * (x < low) if high is None else ct * ((x < low) & (low < high)), low)
+
+
+@vjp(aten.clamp.Tensor, wrt=2)
+def clamp_high(ct: Tensor, y: Tensor, x: Tensor, low: Tensor | None, high: Tensor) -> Tensor:
+    """1 where ``x`` is above the upper bound, or the other is; returns the bound's shape."""
+    return unbroadcast(ct * (x > high) if low is None else ct * ((x > high) | (high < low)), high)
+
+
 @vjp(aten.where.self, wrt=1)
 def where(ct: Tensor, y: Tensor, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The cotangent where the condition holds; returns a's shape."""

@@ -13,6 +13,20 @@ from exporter.program import same_shape
 from exporter.spellings.table import Number, aten, spelling
 
 
+@spelling(aten.one_hot.default)
+def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
+    """``index == [0, 1, ...]``, along a new last axis."""
+    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(torch.int64)
+
+
+@spelling(aten.embedding.default)
+def _embedding(
+    table: Tensor, index: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Tensor:
+    """Rows of a table; the settings are about the table's own gradient."""
+    return torch.index_select(table, 0, index.flatten()).reshape([*index.shape, *table.shape[1:]])
+
+
 @spelling(aten.index.Tensor)
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
     """Whole numbers, for one axis or several; negative ones count from the end.

@@ -16,6 +16,21 @@ def _clip(x: Tensor, min: Number | None = None, max: Number | None = None) -> Te
     return torch.clamp(x, min, max)
 
 
+@spelling(aten.clamp.Tensor, aten.clip.Tensor)
+def _clamp_between(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    return aten.clamp.Tensor(x, min, max)
+
+
+@spelling(aten.clamp_min.Tensor)
+def _clamp_above(x: Tensor, min: Tensor) -> Tensor:
+    return aten.clamp.Tensor(x, min)
+
+
+@spelling(aten.clamp_max.Tensor)
+def _clamp_below(x: Tensor, max: Tensor) -> Tensor:
+    return aten.clamp.Tensor(x, None, max)
+
+
 @spelling(aten.selu.default)
 def _selu(x: Tensor) -> Tensor:
     """An ELU with the constants of Klambauer et al. (2017), arXiv:1706.02515, equation 14."""

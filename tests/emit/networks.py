@@ -197,6 +197,9 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "maximum minimum": lambda: Times(
         lambda x, w: torch.maximum(x, w) + torch.minimum(x, w[:, :1]) * torch.max(x, x), 6, 5
     ),
+    "clamp between tensors": lambda: Times(
+        lambda x, w: x.clamp(w, w[:, :1] + 1) + x.clamp(min=w) * torch.clamp_max(x, w) + torch.clip(w, -x, x), 6, 5
+    ),
     "where masked_fill": lambda: (
         lambda x: torch.where(x > 0, x.sin(), x[:, :1]) + torch.where(x > 1, 0.5, x) + x.masked_fill(x < 0, -1.0)
     ),

@@ -39,6 +39,12 @@ def _clamp(e: Emitter, x: Value, min: float | None = None, max: float | None = N
     return e.op("Min", x, e.as_value(max, x.dtype))
 
 
+@translates(aten.clamp.Tensor)
+def _clamp_between(e: Emitter, x: Value, low: Value | None = None, high: Value | None = None) -> str:
+    above: str = x.name if low is None else e.op("Max", x, low)
+    return above if high is None else e.op("Min", above, high)
+
+
 @translates(aten.hardtanh.default)
 def _hardtanh(e: Emitter, x: Value, low: float = -1.0, high: float = 1.0) -> str:
     return _clamp(e, x, low, high)
