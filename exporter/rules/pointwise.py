@@ -202,6 +202,18 @@ def erf(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return ct * (torch.exp(-x * x) * (2 / math.sqrt(math.pi)))
 
 
+@vjp(aten.remainder.Scalar, aten.remainder.Tensor)
+def remainder(ct: Tensor, y: Tensor, a: Tensor, b: Tensor | Number) -> Tensor:
+    """``d(a - floor(a / b) b)/da = 1``; returns a's shape."""
+    return unbroadcast(ct, a)
+
+
+@vjp(aten.remainder.Tensor, wrt=1)
+def remainder_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``d(a - floor(a / b) b)/db = -floor(a / b)``; returns b's shape."""
+    return unbroadcast(-ct * aten.floor_divide(a, b), b)
+
+
 # -- choices --------------------------------------------------------------------------------------------------
 
 

@@ -194,6 +194,13 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "powers of tensors": lambda: Times(lambda x, w: (x.abs() + 1) ** w + w.abs() ** x + 2**x, 6, 5),
     "rsqrt": lambda: lambda x: (x.abs() + 1).rsqrt(),
     "elementary functions": lambda: lambda x: x.sin() + x.cos() + x.erf() + x.expm1() + (x.abs() + 1).log1p(),
+    "remainder": lambda: Times(
+        lambda x, w: (
+            x % 0.75 + x % -0.75 * (w % x) + (torch.arange(5) % 3 + torch.arange(-4, 1) % 3 + torch.arange(5) % -3)
+        ),
+        6,
+        5,
+    ),
     "maximum minimum": lambda: Times(
         lambda x, w: torch.maximum(x, w) + torch.minimum(x, w[:, :1]) * torch.max(x, x), 6, 5
     ),

@@ -152,6 +152,7 @@ _texts(
     ),
 )
 _texts("activation", ("F.threshold({x}, {pick:-1 or 1}, {n})",), kinds=(WHOLE,))
+_texts("pointwise", ("{x} % {pick:2 or 3 or -2}", "torch.remainder({x}, 2 ** {w})"), kinds=(WHOLE,))  # they jump
 _texts(
     "activation",
     (

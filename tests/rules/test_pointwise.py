@@ -56,6 +56,9 @@ CASES = [
     case(aten.sin.default, real(2, 3), exact=False),
     case(aten.cos.default, real(2, 3), exact=False),
     case(aten.erf.default, real(2, 3), exact=False),
+    case(aten.remainder.Scalar, real(4, 6), 1.3, exact=False),
+    case(aten.remainder.Scalar, real(4, 6), -3),
+    case(aten.remainder.Tensor, real(8, 6), nonzero(6)),
     # -- choices: whole numbers tie often ------------------------------------------------------------------------
     case(aten.maximum.default, real(4, 6), nonzero(4, 6)),
     case(aten.maximum.default, real(4, 1), nonzero(6)),

@@ -107,6 +107,17 @@ def _floor_divide(e: Emitter, a: Value, b: Value | float) -> str:
     return e.op("Div", e.op("Sub", a, e.op("Mod", a, divisor)), divisor)  # a Div of whole numbers cuts towards 0
 
 
+@translates(aten.remainder.Scalar, aten.remainder.Tensor)
+def _remainder(e: Emitter, a: Value, b: Value | float) -> str:
+    """Has the sign of ``b``, as the Mod of whole numbers has; that of others has the sign of ``a``."""
+    divisor = e.as_value(b, a.dtype)
+    if not a.dtype.is_floating_point:
+        return e.op("Mod", a, divisor)
+    found, zero = e.op("Mod", a, divisor, fmod=1), e.constant(0, a.dtype)
+    other_side = e.op("Less", e.op("Mul", e.op("Sign", found), divisor), zero)
+    return e.op("Where", other_side, e.op("Add", found, divisor), found)
+
+
 @translates(aten.log1p.default)
 def _log1p(e: Emitter, x: Value) -> str:
     return e.op("Log", e.op("Add", x, e.constant(1, x.dtype)))
