@@ -55,11 +55,15 @@ def groups() -> list[tuple[str, int, tuple[Template, ...]]]:
 
 
 def tour() -> list[Exploration]:
-    """Check networks that have every template between them; one of its own for each that found no place."""
+    """Check networks that have every template between them.
+
+    One that found no place has a network of its own; and so has each whose operator depends on the rank, for it may
+    have been drawn for a value of another rank.
+    """
     found = []
     for kind, rank, templates in groups():
         first = explore(0, 1, networks(templates, kind, SHAPES[rank]))
-        left = [template for template in templates if template.name not in first.templates]
+        left = [one for one in templates if one.name not in first.templates or one.ranks == IMAGES]
         found += [first, *(alone(template, rank) for template in left)]
     return found
 
@@ -67,8 +71,8 @@ def tour() -> list[Exploration]:
 def alone(template: Template, rank: int) -> Exploration:
     """Check networks of one template, of a rank, or of another where that has no place for it."""
     again = TEMPLATES["{x} * {n}"]  # so that there are two values to tell apart
-    for other in (rank, template.ranks[-1]):
-        found = explore(0, 3, networks((again, template), template.kinds[0], SHAPES[other]))
+    for count, other in ((1, rank), (3, rank), (3, template.ranks[-1])):
+        found = explore(0, count, networks((again, template), template.kinds[0], SHAPES[other]))
         if template.name in found.templates:
             break
     return found

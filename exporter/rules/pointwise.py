@@ -23,6 +23,7 @@ NO_GRADIENT |= {
     aten.ge.Tensor,
     aten.gt.Scalar,
     aten.gt.Tensor,
+    aten.isnan.default,
     aten.le.Scalar,
     aten.le.Tensor,
     aten.logical_not.default,
@@ -194,6 +195,42 @@ def sin(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
 def cos(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The derivative is ``-sin(x)``."""
     return -ct * torch.sin(x)
+
+
+@vjp(aten.tan.default)
+def tan(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 + y^2``."""
+    return ct * (1 + y * y)
+
+
+@vjp(aten.asin.default)
+def asin(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 / sqrt(1 - x^2)``."""
+    return ct * torch.rsqrt(1 - x * x)
+
+
+@vjp(aten.acos.default)
+def acos(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``-1 / sqrt(1 - x^2)``."""
+    return -ct * torch.rsqrt(1 - x * x)
+
+
+@vjp(aten.atan.default)
+def atan(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 / (1 + x^2)``."""
+    return ct / (1 + x * x)
+
+
+@vjp(aten.sinh.default)
+def sinh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``cosh(x)``."""
+    return ct * torch.cosh(x)
+
+
+@vjp(aten.cosh.default)
+def cosh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``sinh(x)``."""
+    return ct * torch.sinh(x)
 
 
 @vjp(aten.erf.default)

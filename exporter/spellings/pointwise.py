@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -41,6 +42,68 @@ def _selu(x: Tensor) -> Tensor:
 def _celu(x: Tensor, alpha: Number = 1.0) -> Tensor:
     """``max(x, 0) + min(alpha (e^(x / alpha) - 1), 0)``."""
     return aten.elu(x, alpha, 1.0, 1.0 / alpha)
+
+
+@spelling(aten.softshrink.default)
+def _softshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
+    """Nearer to zero by ``lambd``, and zero within that."""
+    shrunk = torch.where(x > 0, x - lambd, x + lambd)
+    return torch.where(torch.abs(x) > lambd, shrunk, 0 * x)
+
+
+@spelling(aten.hardshrink.default)
+def _hardshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
+    """Zero within ``lambd`` of zero."""
+    return torch.where((x > lambd) | (x < -lambd), x, x.new_zeros(()))
+
+
+@spelling(aten.erfc.default)
+def _erfc(x: Tensor) -> Tensor:
+    return 1 - torch.erf(x)
+
+
+@spelling(aten.exp2.default)
+def _exp2(x: Tensor) -> Tensor:
+    return torch.pow(2, x)
+
+
+@spelling(aten.log2.default)
+def _log2(x: Tensor) -> Tensor:
+    return torch.log(x) * (1 / math.log(2))
+
+
+@spelling(aten.log10.default)
+def _log10(x: Tensor) -> Tensor:
+    return torch.log(x) * (1 / math.log(10))
+
+
+@spelling(aten.logit.default)
+def _logit(x: Tensor, eps: Number | None = None) -> Tensor:
+    """The inverse of the sigmoid; with ``eps``, of what is clamped to ``[eps, 1 - eps]``."""
+    inside = x if eps is None else torch.clamp(x, eps, 1 - eps)
+    return torch.log(inside / (1 - inside))
+
+
+@spelling(aten.trunc.default, aten.fix.default)
+def _trunc(x: Tensor) -> Tensor:
+    """Rounded towards zero; its derivative is zero."""
+    whole = x.detach()
+    return torch.sign(whole) * torch.floor(torch.abs(whole))
+
+
+@spelling(aten.frac.default)
+def _frac(x: Tensor) -> Tensor:
+    return x - _trunc(x)
+
+
+@spelling(aten.isinf.default)
+def _isinf(x: Tensor) -> Tensor:
+    return torch.abs(x) == math.inf
+
+
+@spelling(aten.outer.default, aten.ger.default)
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return a.unsqueeze(1) * b
 
 
 @spelling(aten.glu.default)

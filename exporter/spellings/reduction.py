@@ -56,6 +56,34 @@ def _spread_settings(
     return axes, {"correction": int(unbiased) if correction is None else correction, "keepdim": keepdim}
 
 
+@spelling(aten.argmax.default)
+def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Without an axis, that of all elements in row-major order."""
+    if dim is not None:
+        return torch.argmax(x, dim, keepdim)
+    found = torch.argmax(x.flatten(), 0)
+    return found.reshape([1] * x.ndim) if keepdim else found
+
+
+@spelling(aten.any.default, aten.any.dim, aten.any.dims)
+def _any(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+    """Whether the largest of ones and zeros is a one."""
+    return torch.amax((x != 0).to(torch.int64), _axes(x, dim), keepdim) > 0
+
+
+@spelling(aten.all.default, aten.all.dim, aten.all.dims)
+def _all(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+    """Whether the smallest of ones and zeros is a one."""
+    return torch.amin((x != 0).to(torch.int64), _axes(x, dim), keepdim) > 0
+
+
+def _axes(x: Tensor, dim: int | Sequence[int] | None) -> list[int]:
+    """Return the axes that a reduction is over: all, unless some are named."""
+    if dim is None:
+        return list(range(x.ndim))
+    return [dim] if isinstance(dim, int) else list(dim)
+
+
 @spelling(aten.max.default)
 def _max(x: Tensor) -> Tensor:
     return torch.amax(x, list(range(x.ndim)))

@@ -194,6 +194,19 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "powers of tensors": lambda: Times(lambda x, w: (x.abs() + 1) ** w + w.abs() ** x + 2**x, 6, 5),
     "rsqrt": lambda: lambda x: (x.abs() + 1).rsqrt(),
     "elementary functions": lambda: lambda x: x.sin() + x.cos() + x.erf() + x.expm1() + (x.abs() + 1).log1p(),
+    "whole numbers among others": lambda: Function(
+        lambda x: (
+            x * (2.5 - torch.arange(5))
+            + (torch.arange(5) > 1.5) * torch.arange(5).sqrt()
+            + torch.arange(5).clamp(0.5, 2.5)
+            + torch.arange(5) // 0.7
+            + (torch.arange(5) != 2.5) * ((x > 0) > torch.arange(5))
+            + ((x > 0) == 1) * x.isnan().logical_not()
+        )
+    ),
+    "inverse and hyperbolic functions": lambda: (
+        lambda x: (x.tanh() * 0.9).asin() + (x.tanh() * 0.9).acos() + x.atan() + x.tanh().tan() + x.sinh() + x.cosh()
+    ),
     "remainder": lambda: Times(
         lambda x, w: (
             x % 0.75 + x % -0.75 * (w % x) + (torch.arange(5) % 3 + torch.arange(-4, 1) % 3 + torch.arange(5) % -3)

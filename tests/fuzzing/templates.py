@@ -145,6 +145,8 @@ _texts(
         "F.hardtanh({x}, -{int:1,3}, {int:1,3})",
         "{x}.clamp(-{int:1,2}, {int:1,3})",
         "{x}.clamp(max={n})",
+        "F.softshrink({x})",
+        "F.hardshrink({x})",
         "{x}.clamp(min={pick:-2 or -1 or 1})",
         "torch.clamp_min({x}, {pick:-2 or -1 or 1})",
         "torch.clamp_max({x}, {n})",
@@ -152,7 +154,9 @@ _texts(
     ),
 )
 _texts("activation", ("F.threshold({x}, {pick:-1 or 1}, {n})",), kinds=(WHOLE,))
-_texts("pointwise", ("{x} % {pick:2 or 3 or -2}", "torch.remainder({x}, 2 ** {w})"), kinds=(WHOLE,))  # they jump
+_texts(
+    "pointwise", ("{x} % {pick:2 or 3 or -2}", "torch.remainder({x}, 2 ** {w})", "{x}.trunc()"), kinds=(WHOLE,)
+)  # they jump
 _texts(
     "activation",
     (
@@ -217,6 +221,8 @@ _texts(
         "torch.max({x}, {y})",
         "torch.min({x}, {w})",
         "torch.clamp({x}, {w}, {y})",
+        "{x} * (torch.arange({l}) > 1.5)",
+        "2.5 - torch.arange({l}) + {x}",
         "{x} + F.embedding(torch.arange({l}) % 2, {w:2,3})[:, 1]",
         "{x} * F.one_hot(torch.arange({l}) % 3, 3)[:, 1]",
         "{x}.clip({y}.detach(), {w})",
@@ -264,6 +270,16 @@ _texts(
         "{x}.sin()",
         "{x}.cos()",
         "{x}.erf()",
+        "({x}.tanh() * 0.9).tan()",
+        "({x}.tanh() * 0.9).asin()",
+        "({x}.tanh() * 0.9).acos()",
+        "{x}.atan()",
+        "{x}.tanh().sinh()",
+        "{x}.tanh().cosh()",
+        "torch.erfc({x})",
+        "torch.exp2({x} * 0.5)",
+        "({x}.abs() + 1).log2()",
+        "({x} * 0.5).sigmoid().logit()",
         "({x} * 0.5).exp()",
         "({x} * 0.5).expm1()",
         "({x}.abs() + 1).log()",

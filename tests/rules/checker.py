@@ -63,6 +63,15 @@ def positive(*shape: int) -> Values:
     )
 
 
+def fraction(*shape: int) -> Values:
+    """Return a tensor of values in (-0.8, 0.8); in whole numbers, zeros."""
+    return Values(
+        shape,
+        lambda count, generator: _apart(count, generator) * 0.4,
+        lambda count, generator: torch.zeros(count, dtype=torch.float64),
+    )
+
+
 def nonzero(*shape: int) -> Values:
     """Return a tensor of values away from 0 on both sides; in whole numbers, powers of two, which divide exactly."""
 

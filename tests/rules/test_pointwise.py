@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exporter.rules import NO_GRADIENT, VJPS
-from tests.rules.checker import Case, case, check_vjp, checks, mask, nonzero, positive, real
+from tests.rules.checker import Case, case, check_vjp, checks, fraction, mask, nonzero, positive, real
 
 aten = torch.ops.aten
 
@@ -56,6 +56,12 @@ CASES = [
     case(aten.sin.default, real(2, 3), exact=False),
     case(aten.cos.default, real(2, 3), exact=False),
     case(aten.erf.default, real(2, 3), exact=False),
+    case(aten.tan.default, real(2, 3), exact=False),
+    case(aten.asin.default, fraction(2, 3), exact=False),
+    case(aten.acos.default, fraction(2, 3), exact=False),
+    case(aten.atan.default, real(2, 3), exact=False),
+    case(aten.sinh.default, real(2, 3), exact=False),
+    case(aten.cosh.default, real(2, 3), exact=False),
     case(aten.remainder.Scalar, real(4, 6), 1.3, exact=False),
     case(aten.remainder.Scalar, real(4, 6), -3),
     case(aten.remainder.Tensor, real(8, 6), nonzero(6)),

@@ -40,9 +40,12 @@ def _clamp(e: Emitter, x: Value, min: float | None = None, max: float | None = N
 
 
 @translates(aten.clamp.Tensor)
-def _clamp_between(e: Emitter, x: Value, low: Value | None = None, high: Value | None = None) -> str:
-    above: str = x.name if low is None else e.op("Max", x, low)
-    return above if high is None else e.op("Min", above, high)
+def _clamp_between(e: Emitter, x: Value, low: Value | None = None, high: Value | None = None) -> Value | str:
+    found = e.as_value(x, e.fake.dtype)
+    for kind, bound in (("Max", low), ("Min", high)):
+        if bound is not None:
+            found = e.op(kind, found, e.as_value(bound, e.fake.dtype))
+    return found
 
 
 @translates(aten.hardtanh.default)

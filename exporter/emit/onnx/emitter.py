@@ -63,6 +63,11 @@ class Value:
         return self.fake.dtype
 
 
+_COMPARISONS = {aten.gt, aten.ge, aten.lt, aten.le, aten.eq, aten.ne}
+
+_ALSO_ELEMENTWISE = {aten.floor_divide.default}
+"""What is elementwise without PyTorch's saying so."""
+
 Translation = Callable[..., Any]
 TRANSLATIONS: dict[Any, Translation] = {}
 """ATen operator -> ``translation(emitter, *args, **kwargs)``, which returns the name of the ONNX value."""
@@ -280,12 +285,41 @@ class Emitter:
             )
         args, kwargs = self.arguments(node)
         try:
-            result = translation(self, *args, **kwargs)
+            result = translation(self, *self._promoted(args), **kwargs)
         except UnsupportedOp as error:
             raise UnsupportedOp(f"{node.target}: {error} ({place_of(node)})") from error
         self._values[node] = result if isinstance(result, list) else Value(result, node.meta["val"])
         if not isinstance(result, list):
             self._fakes[result] = node.meta["val"]
+
+    def _promoted(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Convert whole numbers that an elementwise operator computes with as with others, as PyTorch does unasked.
+
+        ``sqrt(i)``, ``2.5 - i`` and ``i > 2.5`` compute in floating point.
+        """
+        op: Any = self.node.target
+        if not isinstance(op, torch._ops.OpOverload) or not (torch.Tag.pointwise in op.tags or op in _ALSO_ELEMENTWISE):
+            return args
+        if op.overloadpacket in _COMPARISONS:
+            a, b = (arg.fake if isinstance(arg, Value) else arg for arg in args)
+            dtype = torch.result_type(a, b)
+            kept = {dtype}
+        else:
+            dtype = self.fake.dtype
+            kept = {dtype, torch.bool}  # booleans choose
+            if not dtype.is_floating_point:
+                return args
+        return tuple(
+            self._converted(arg, dtype)
+            if isinstance(arg, Value) and arg.dtype not in kept and not arg.dtype.is_floating_point
+            else arg
+            for arg in args
+        )
+
+    def _converted(self, x: Value, dtype: torch.dtype) -> Value:
+        fake_mode: Any = x.fake.fake_mode  # type: ignore[attr-defined]
+        with fake_mode:
+            return Value(self.cast(x, dtype), torch.empty_like(x.fake, dtype=dtype))
 
     def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         """Return the finished model."""

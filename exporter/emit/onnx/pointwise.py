@@ -47,8 +47,12 @@ for _name, _kind in (
 ):
     _overloads = getattr(aten, _name)
     translates(_overloads.Tensor, _overloads.Scalar)(_comparison(_kind))
-for _name in ("abs", "ceil", "cos", "erf", "exp", "floor", "log", "neg", "reciprocal", "round", "sign", "sin", "sqrt"):
+for _name in (
+    *("abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "floor", "log", "neg", "reciprocal", "round"),
+    *("sign", "sin", "sinh", "sqrt", "tan"),
+):
     translates(getattr(aten, _name).default)(_unary(_name.capitalize()))
+translates(aten.isnan.default)(lambda e, x: e.op("IsNaN", x))
 translates(aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default)(lambda e, a, b: e.op("And", a, b))
 translates(aten.__or__.Tensor, aten.bitwise_or.Tensor, aten.logical_or.default)(lambda e, a, b: e.op("Or", a, b))
 translates(aten.bitwise_not.default, aten.logical_not.default)(lambda e, x: e.op("Not", e.as_value(x, torch.bool)))
@@ -110,11 +114,12 @@ def _floor_divide(e: Emitter, a: Value, b: Value | float) -> str:
 @translates(aten.remainder.Scalar, aten.remainder.Tensor)
 def _remainder(e: Emitter, a: Value, b: Value | float) -> str:
     """Has the sign of ``b``, as the Mod of whole numbers has; that of others has the sign of ``a``."""
-    divisor = e.as_value(b, a.dtype)
-    if not a.dtype.is_floating_point:
-        return e.op("Mod", a, divisor)
-    found, zero = e.op("Mod", a, divisor, fmod=1), e.constant(0, a.dtype)
-    other_side = e.op("Less", e.op("Mul", e.op("Sign", found), divisor), zero)
+    dtype = e.fake.dtype
+    dividend, divisor = e.as_value(a, dtype), e.as_value(b, dtype)
+    if not dtype.is_floating_point:
+        return e.op("Mod", dividend, divisor)
+    found = e.op("Mod", dividend, divisor, fmod=1)
+    other_side = e.op("Less", e.op("Mul", e.op("Sign", found), divisor), e.constant(0, dtype))
     return e.op("Where", other_side, e.op("Add", found, divisor), found)
 
 
