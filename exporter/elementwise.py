@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 
-NUMBERS = (bool, int, float)
+_NUMBERS = (bool, int, float)
 """What an elementwise operator may take beside tensors."""
 
 
@@ -39,6 +39,7 @@ class Elementwise(TorchDispatchMode):
         """Know no tensor yet."""
         super().__init__()
         self._known: dict[Any, Tensor | None] = {}
+        self._dtypes: dict[Any, torch.dtype] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -50,7 +51,7 @@ class Elementwise(TorchDispatchMode):
 
     def _value(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
         """Return a new tensor like those that an operator is given; None where it is not known."""
-        tensors = [arg for arg in args if not isinstance(arg, NUMBERS)]
+        tensors = [arg for arg in args if not isinstance(arg, _NUMBERS)]
         if not tensors or not all(isinstance(tensor, FakeTensor) and tensor.ndim for tensor in tensors):
             return None
         first, *others = tensors
@@ -61,9 +62,16 @@ class Elementwise(TorchDispatchMode):
         layout = _layout(first)
         if any(_layout(other) != layout for other in others):
             return None
-        return self._like(
-            first, layout, _dtype(op, tuple(type(arg) if isinstance(arg, NUMBERS) else arg.dtype for arg in args))
-        )
+        return self._like(first, layout, self._dtype(op, args))
+
+    def _dtype(self, op: Any, args: tuple[Any, ...]) -> torch.dtype:
+        """Return the dtype of an operator's value, for tensors of some dtypes and numbers of some types."""
+        key = (op, *(type(arg) if isinstance(arg, _NUMBERS) else arg.dtype for arg in args))
+        if key not in self._dtypes:
+            with torch._C._DisableTorchDispatch():
+                given = (kind(1) if kind in _NUMBERS else torch.empty(1, dtype=kind, device="meta") for kind in key[1:])
+                self._dtypes[key] = op(*given).dtype
+        return self._dtypes[key]
 
     def _like(self, first: FakeTensor, layout: tuple[Any, ...], dtype: torch.dtype) -> FakeTensor | None:
         """Return a new tensor of a layout, if it is contiguous; values of one layout share what they are made from."""
@@ -80,15 +88,12 @@ def _is_elementwise(op: Any) -> bool:
     """Tell whether each element of an operator's one value is computed from the same elements of its tensors."""
     if op is aten.leaky_relu_backward.default:  # it is, and PyTorch does not say so
         return True
-    return torch.Tag.pointwise in op.tags and not op._schema.is_mutable and len(op._schema.returns) == 1
-
-
-@cache
-def _dtype(op: Any, kinds: tuple[Any, ...]) -> torch.dtype:
-    """Return the dtype of an operator's value, for tensors of some dtypes and numbers of some types."""
-    with torch._C._DisableTorchDispatch():
-        given = (kind(1) if kind in NUMBERS else torch.empty(1, dtype=kind, device="meta") for kind in kinds)
-        return op(*given).dtype
+    schema = op._schema
+    return (
+        torch.Tag.pointwise in op.tags
+        and not schema.is_mutable
+        and [str(one.type) for one in schema.returns] == ["Tensor"]
+    )
 
 
 def _is_contiguous(sizes_and_strides: tuple[Any, ...]) -> bool:

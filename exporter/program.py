@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx, track_tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -95,9 +94,7 @@ def trace(
         dimensions: The inputs' sizes that may vary.
     """
     values = [*inputs.values(), *fakes.values()]
-    # Nobody runs the module that holds the graph: the lazy one need not write its code.
-    modes = (fake_mode_of(values), Elementwise(), traceback.preserve_node_meta(), _use_lazy_graph_module(True))
-    with modes[0], modes[1], modes[2], modes[3], torch.no_grad():
+    with fake_mode_of(values), Elementwise(), traceback.preserve_node_meta(), torch.no_grad():
         traced = make_fx(function, pre_dispatch=True, tracing_mode="real")(*values)
     graph = traced.graph
     for node in graph.nodes:

@@ -107,6 +107,7 @@ class PlainOrder(TorchFunctionMode):
 
     For one image whose gradient lies with channels last, and not as a whole batch of such images would, the backward
     kernels of PyTorch 2.13 and 2.14 on a CPU read its values in the wrong order, and finite differences tell otherwise.
+    Norms that are called as operators, ``torch.ops.aten.batch_norm``, are left as they are.
     """
 
     def __torch_function__(
@@ -115,7 +116,7 @@ class PlainOrder(TorchFunctionMode):
         """Run a call, and watch its gradient if it is a norm's."""
         y = func(*args, **kwargs or {})
         if func in _NORMS and y.requires_grad:
-            y.register_hook(Tensor.contiguous)
+            y.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
         return y
 
 

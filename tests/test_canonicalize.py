@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -212,14 +213,20 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.softshrink.default, (X,)),
     (aten.softshrink.default, (X, 0.0)),
     (aten.hardshrink.default, (X, 0.25)),
+    (aten.hardshrink.default, (torch.tensor([math.nan, 0.2, -math.inf]),)),
+    (aten.softshrink.default, (torch.tensor([math.nan, 0.2, -math.inf]),)),
     (aten.erfc.default, (X,)),
     (aten.exp2.default, (X,)),
+    (aten.exp2.default, (torch.arange(-3, 3),)),
     (aten.log2.default, (X.abs() + 1,)),
     (aten.log10.default, (X.abs() + 1,)),
     (aten.logit.default, (X.sigmoid(),)),
     (aten.logit.default, (X.sigmoid(), 0.3)),
     (aten.trunc.default, (3 * X,)),
+    (aten.trunc.default, (torch.arange(-3, 3),)),
     (aten.fix.default, (3 * X,)),
+    (aten.isnan.default, (torch.tensor([math.nan, 0.2, -math.inf]),)),
+    (aten.isnan.default, (torch.arange(3),)),
     (aten.frac.default, (3 * X,)),
     (aten.isinf.default, (1 / X.clamp(min=0),)),
     (aten.outer.default, (tensor(4), tensor(5))),
@@ -270,6 +277,8 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.any.default, (X > 2,)),
     (aten.any.dim, (X > 1, 1)),
     (aten.any.dims, (X > 1, [1, -1], True)),
+    (aten.any.dims, (X > 1, [])),
+    (aten.any.dim, (torch.tensor([[0, 3], [0, 0]], dtype=torch.uint8), 1)),
     (aten.all.default, (X < 2,)),
     (aten.all.dim, (X < 1, 1, True)),
     (aten.all.dims, (X < 1, [1, -1])),
@@ -367,7 +376,7 @@ def test_a_spelling_keeps_the_value(op: Any, args: tuple[Any, ...], kwargs: dict
         assert ours.shape == theirs.shape
         assert ours.dtype == theirs.dtype
         if theirs.is_floating_point() or op in FIRST:
-            torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14, equal_nan=True)
 
 
 FIRST = {aten.max.dim, aten.min.dim}

@@ -59,17 +59,22 @@ def look(tensor: Any) -> tuple[Any, ...]:
     )
 
 
-def both(function: Callable[[], Tensor], mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Compare what a function returns within ``Elementwise`` with what it returns without; was PyTorch asked there?"""
-    asked = []
+def asked(function: Callable[[], Tensor], mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Compare what a function returns within ``Elementwise`` with what it returns without; what was PyTorch asked?"""
+    operators = []
     with mode:
         expected = function()
     own = FakeTensorMode.dispatch
-    monkeypatch.setattr(FakeTensorMode, "dispatch", lambda *args, **kwargs: asked.append(1) or own(*args, **kwargs))
+
+    def dispatch(self, func, types, args=(), kwargs=None):
+        operators.append(str(func))
+        return own(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(FakeTensorMode, "dispatch", dispatch)
     with mode, Elementwise():
         found = function()
     assert look(found) == look(expected)
-    return bool(asked)
+    return operators
 
 
 KNOWN = {
@@ -97,27 +102,41 @@ KNOWN = {
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4, 5)])
 def test_known_values(name: str, shape: tuple[int, ...], fake, shapes: ShapeEnv, monkeypatch) -> None:
     x, y = fake(*shape), fake(*shape)
-    asked = both(lambda: KNOWN[name](x, y), x.fake_mode, monkeypatch)
-    assert not asked
+    assert not asked(lambda: KNOWN[name](x, y), x.fake_mode, monkeypatch)
     assert not shapes.guards
 
 
 LEFT = {
-    "broadcast": lambda x, y: aten.mul.Tensor(x, y[:, :, :1]),
-    "one weight for all": lambda x, y: aten.mul.Tensor(x, y.new_ones(())),
-    "another order in memory": lambda x, y: aten.relu.default(x.transpose(1, 2)),
-    "channels last": lambda x, y: aten.mul.Tensor(*(z.contiguous(memory_format=torch.channels_last) for z in (x, y))),
-    "two orders in memory": lambda x, y: aten.mul.Tensor(x, y.contiguous(memory_format=torch.channels_last)),
-    "expanded": lambda x, y: aten.relu.default(x[:, :, :1].expand(-1, -1, 4, -1)),
-    "no elementwise operator": lambda x, y: aten.sum.dim_IntList(x, [1]),
-    "rounding mode": lambda x, y: aten.div.Tensor_mode(x, y, rounding_mode="floor"),
+    "broadcast": (aten.mul.Tensor, lambda x, y: aten.mul.Tensor(x, y[:, :, :1])),
+    "one weight for all": (aten.mul.Tensor, lambda x, y: aten.mul.Tensor(y.new_ones(()), x)),
+    "another order in memory": (aten.relu.default, lambda x, y: aten.relu.default(x.transpose(1, 2))),
+    "channels last": (aten.mul.Tensor, lambda x, y: aten.mul.Tensor(last(x), last(y))),
+    "two orders in memory": (aten.mul.Tensor, lambda x, y: aten.mul.Tensor(x, last(y))),
+    "expanded": (aten.relu.default, lambda x, y: aten.relu.default(x[:, :, :1].expand(-1, -1, 4, -1))),
+    "no elementwise operator": (aten.sum.dim_IntList, lambda x, y: aten.sum.dim_IntList(x, [1])),
+    "rounding mode": (aten.div.Tensor_mode, lambda x, y: aten.div.Tensor_mode(x, y, rounding_mode="floor")),
 }
+
+
+def last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", LEFT)
 def test_values_left_to_pytorch(name: str, fake, monkeypatch) -> None:
     x, y = fake(3, 4, 5), fake(3, 4, 5)
-    assert both(lambda: LEFT[name](x, y), x.fake_mode, monkeypatch)
+    op, function = LEFT[name]
+    assert str(op) in asked(lambda: function(x, y), x.fake_mode, monkeypatch)
+
+
+def test_a_dtype_that_depends_on_the_default(fake, monkeypatch) -> None:
+    whole = fake(3, dtype=torch.int64)
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            assert not asked(lambda: aten.div.Tensor(whole, whole), whole.fake_mode, monkeypatch)
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor, tuple[str, ...]]]] = {

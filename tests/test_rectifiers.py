@@ -14,8 +14,10 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.methods import METHODS
+from exporter.pipeline import build
 from exporter.program import to_module
 from exporter.rectifiers import RANGES, active, rectifier_ceiling
+from exporter.reference import live
 from tests.oracle import attribute
 
 aten = torch.ops.aten
@@ -229,3 +231,21 @@ def test_the_judge_leaves_other_clips_alone(clip: Callable[[Tensor], Tensor]) ->
     _, plain = attribute(model, x, target, "gradient", rectified=False)
     for method in METHODS:
         assert torch.equal(attribute(model, x, target, method, rectified=False)[1], plain)
+
+
+def test_bounds_of_a_logit_are_no_rectifier() -> None:
+    """``torch.logit(p, eps=0)`` clamps to [0, 1], and autograd's derivative of it is its own under every method."""
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(-torch.logit(x.sigmoid(), eps=0.0))
+
+    image, target = torch.randn(2, 5), torch.tensor([0, 2])
+    model = Logits().eval()
+    _, attribution = build(model, image)(image, target)
+    _, (expected,), _ = live(model, image, target, "guided")
+    torch.testing.assert_close(attribution, expected)

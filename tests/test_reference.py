@@ -81,6 +81,26 @@ def test_whole_numbers_are_no_rectifiers(method: str, tmp_path: Path) -> None:
     assert artifact.manifest["method"]["rectifiers"] == {"relu": 1}
 
 
+class Forgets(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> None:
+        return None
+
+
+def test_a_norm_to_which_nothing_flows_back() -> None:
+    def model(x: Tensor) -> Tensor:
+        return Forgets.apply(F.instance_norm(x)).sum((1, 2)) + x.sum((1, 2))
+
+    _, (found,), _ = live(
+        lambda x: model(x)[:, None], torch.randn(2, 3, 4), torch.zeros(2, dtype=torch.int64), "guided"
+    )
+    assert torch.equal(found, torch.ones(2, 3, 4))
+
+
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "batch_norm": lambda x: F.batch_norm(x, torch.zeros(2).to(x), torch.tensor([0.5, 2.0]).to(x)),
     "torch.batch_norm": lambda x: torch.batch_norm(

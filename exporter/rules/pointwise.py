@@ -248,7 +248,7 @@ def remainder(ct: Tensor, y: Tensor, a: Tensor, b: Tensor | Number) -> Tensor:
 @vjp(aten.remainder.Tensor, wrt=1)
 def remainder_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``d(a - floor(a / b) b)/db = -floor(a / b)``; returns b's shape."""
-    return unbroadcast(-ct * aten.floor_divide(a, b), b)
+    return unbroadcast(-ct * torch.round((a - y) / b), b)
 
 
 # -- choices --------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def _softshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
 @spelling(aten.hardshrink.default)
 def _hardshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
     """Zero within ``lambd`` of zero."""
-    return torch.where((x > lambd) | (x < -lambd), x, x.new_zeros(()))
+    return torch.where((x >= -lambd) & (x <= lambd), x.new_zeros(()), x)
 
 
 @spelling(aten.erfc.default)
@@ -64,7 +64,7 @@ def _erfc(x: Tensor) -> Tensor:
 
 @spelling(aten.exp2.default)
 def _exp2(x: Tensor) -> Tensor:
-    return torch.pow(2, x)
+    return torch.pow(2.0, x)
 
 
 @spelling(aten.log2.default)
@@ -80,13 +80,16 @@ def _log10(x: Tensor) -> Tensor:
 @spelling(aten.logit.default)
 def _logit(x: Tensor, eps: Number | None = None) -> Tensor:
     """The inverse of the sigmoid; with ``eps``, of what is clamped to ``[eps, 1 - eps]``."""
-    inside = x if eps is None else torch.clamp(x, eps, 1 - eps)
+    # Bounds that are tensors: a clamp to [0, 1] counts as a rectifier otherwise.
+    inside = x if eps is None else aten.clamp.Tensor(x, x.new_full((), eps), x.new_full((), 1 - eps))
     return torch.log(inside / (1 - inside))
 
 
 @spelling(aten.trunc.default, aten.fix.default)
 def _trunc(x: Tensor) -> Tensor:
     """Rounded towards zero; its derivative is zero."""
+    if not x.is_floating_point():
+        return x
     whole = x.detach()
     return torch.sign(whole) * torch.floor(torch.abs(whole))
 
@@ -94,6 +97,12 @@ def _trunc(x: Tensor) -> Tensor:
 @spelling(aten.frac.default)
 def _frac(x: Tensor) -> Tensor:
     return x - _trunc(x)
+
+
+@spelling(aten.isnan.default)
+def _isnan(x: Tensor) -> Tensor:
+    """No whole number is."""
+    return torch.isnan(x) if x.is_floating_point() else x != x
 
 
 @spelling(aten.isinf.default)

@@ -68,20 +68,22 @@ def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
 @spelling(aten.any.default, aten.any.dim, aten.any.dims)
 def _any(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
     """Whether the largest of ones and zeros is a one."""
-    return torch.amax((x != 0).to(torch.int64), _axes(x, dim), keepdim) > 0
+    return _reduced(torch.amax, x, dim, keepdim)
 
 
 @spelling(aten.all.default, aten.all.dim, aten.all.dims)
 def _all(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
     """Whether the smallest of ones and zeros is a one."""
-    return torch.amin((x != 0).to(torch.int64), _axes(x, dim), keepdim) > 0
+    return _reduced(torch.amin, x, dim, keepdim)
 
 
-def _axes(x: Tensor, dim: int | Sequence[int] | None) -> list[int]:
-    """Return the axes that a reduction is over: all, unless some are named."""
-    if dim is None:
-        return list(range(x.ndim))
-    return [dim] if isinstance(dim, int) else list(dim)
+def _reduced(reduce: Any, x: Tensor, dim: int | Sequence[int] | None, keepdim: bool) -> Tensor:
+    """Reduce ones and zeros, over all axes unless some are named; as booleans, or uint8 as it was."""
+    axes = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    found = x != 0
+    if axes:
+        found = reduce(found.to(torch.int64), axes, keepdim) > 0
+    return found.to(x.dtype) if x.dtype == torch.uint8 else found
 
 
 @spelling(aten.max.default)

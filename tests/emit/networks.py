@@ -200,6 +200,9 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
             + (torch.arange(5) > 1.5) * torch.arange(5).sqrt()
             + torch.arange(5).clamp(0.5, 2.5)
             + torch.arange(5) // 0.7
+            + torch.arange(5) // 0.1
+            + torch.rsub(torch.arange(5), x)
+            + (torch.arange(5) > 2).sqrt()
             + (torch.arange(5) != 2.5) * ((x > 0) > torch.arange(5))
             + ((x > 0) == 1) * x.isnan().logical_not()
         )
@@ -209,7 +212,10 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     ),
     "remainder": lambda: Times(
         lambda x, w: (
-            x % 0.75 + x % -0.75 * (w % x) + (torch.arange(5) % 3 + torch.arange(-4, 1) % 3 + torch.arange(5) % -3)
+            x % 0.75
+            + x % -0.75 * (w % x)
+            + torch.ones(5) % (x - x.detach() + 0.1)
+            + (torch.arange(5) % 3 + torch.arange(-4, 1) % 3 + torch.arange(5) % -3)
         ),
         6,
         5,

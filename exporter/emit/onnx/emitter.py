@@ -65,7 +65,7 @@ class Value:
 
 _COMPARISONS = {aten.gt, aten.ge, aten.lt, aten.le, aten.eq, aten.ne}
 
-_ALSO_ELEMENTWISE = {aten.floor_divide.default}
+_ALSO_ELEMENTWISE = {aten.floor_divide.default, aten.rsub.Scalar, aten.rsub.Tensor}
 """What is elementwise without PyTorch's saying so."""
 
 Translation = Callable[..., Any]
@@ -306,7 +306,8 @@ class Emitter:
             kept = {dtype}
         else:
             dtype = self.fake.dtype
-            kept = {dtype, torch.bool}  # booleans choose
+            several = sum(isinstance(arg, Value) for arg in args) > 1
+            kept = {dtype, torch.bool} if several else {dtype}  # beside others booleans choose
             if not dtype.is_floating_point:
                 return args
         return tuple(

@@ -105,10 +105,15 @@ def _pow(e: Emitter, x: Value, exponent: float) -> str:
 
 @translates(aten.floor_divide.default)
 def _floor_divide(e: Emitter, a: Value, b: Value | float) -> str:
+    """What divides without a rest: ``floor(a / b)`` of rounded quotients would make 10 of ``1.0 // 0.1``."""
     divisor = e.as_value(b, a.dtype)
-    if a.dtype.is_floating_point:
-        return e.op("Floor", e.op("Div", a, divisor))
-    return e.op("Div", e.op("Sub", a, e.op("Mod", a, divisor)), divisor)  # a Div of whole numbers cuts towards 0
+    quotient = e.op("Div", e.op("Sub", a, _remainder(e, a, b)), divisor)
+    if not a.dtype.is_floating_point:
+        return quotient
+    whole = e.op("Round", quotient)
+    if not isinstance(b, Value):
+        return whole
+    return e.op("Where", e.op("Equal", divisor, e.constant(0, a.dtype)), e.op("Div", a, divisor), whole)
 
 
 @translates(aten.remainder.Scalar, aten.remainder.Tensor)
