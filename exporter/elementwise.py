@@ -12,6 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 
+_UNTAGGED = {
+    aten.floor_divide.default,
+    aten.leaky_relu_backward.default,
+    aten.rsub.Scalar,
+    aten.rsub.Tensor,
+}
+"""What is elementwise without PyTorch's saying so."""
+
 _NUMBERS = (bool, int, float)
 """What an elementwise operator may take beside tensors."""
 
@@ -55,11 +63,11 @@ class Elementwise(TorchDispatchMode):
         if not tensors or not all(isinstance(tensor, FakeTensor) and tensor.ndim for tensor in tensors):
             return None
         first, *others = tensors
-        if op is aten._to_copy.default and kwargs.keys() == {"dtype"}:
-            return self._like(first, _layout(first), kwargs["dtype"])
-        if kwargs or not _is_elementwise(op):
-            return None
         layout = _layout(first)
+        if op is aten._to_copy.default and kwargs.keys() == {"dtype"}:
+            return self._like(first, layout, kwargs["dtype"])
+        if kwargs or not is_elementwise(op):
+            return None
         if any(_layout(other) != layout for other in others):
             return None
         return self._like(first, layout, self._dtype(op, args))
@@ -84,16 +92,11 @@ class Elementwise(TorchDispatchMode):
 
 
 @cache
-def _is_elementwise(op: Any) -> bool:
+def is_elementwise(op: torch._ops.OpOverload) -> bool:
     """Tell whether each element of an operator's one value is computed from the same elements of its tensors."""
-    if op is aten.leaky_relu_backward.default:  # it is, and PyTorch does not say so
-        return True
     schema = op._schema
-    return (
-        torch.Tag.pointwise in op.tags
-        and not schema.is_mutable
-        and [str(one.type) for one in schema.returns] == ["Tensor"]
-    )
+    one_new_tensor = not schema.is_mutable and [str(value.type) for value in schema.returns] == ["Tensor"]
+    return one_new_tensor and (torch.Tag.pointwise in op.tags or op in _UNTAGGED)
 
 
 def _is_contiguous(sizes_and_strides: tuple[Any, ...]) -> bool:

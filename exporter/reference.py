@@ -105,9 +105,9 @@ class Throughout(TorchFunctionMode):
 class PlainOrder(TorchFunctionMode):
     """Hands the gradients of batch and instance norms on in plain order, channels first.
 
-    For one image whose gradient lies with channels last, and not as a whole batch of such images would, the backward
-    kernels of PyTorch 2.13 and 2.14 on a CPU read its values in the wrong order, and finite differences tell otherwise.
-    Norms that are called as operators, ``torch.ops.aten.batch_norm``, are left as they are.
+    Where the gradient of one image lies with channels last, for a batch norm in another way than that of a batch would,
+    the backward kernels of PyTorch 2.13 and 2.14 on a CPU read its values in the wrong order: finite differences tell
+    otherwise. Norms that are called as operators, ``torch.ops.aten.batch_norm``, are left as they are.
     """
 
     def __torch_function__(

@@ -18,7 +18,7 @@ from exporter.rectifiers import RANGES
 from exporter.rules import VJPS
 from scripts.fuzz import main
 from tests.fuzzing.explore import Exploration, explore
-from tests.fuzzing.generator import networks
+from tests.fuzzing.generator import FAMILIES, networks
 from tests.fuzzing.magnitudes import Magnitudes
 from tests.fuzzing.network import REAL, WHOLE, Network, make
 from tests.fuzzing.templates import IMAGES, TEMPLATES, Template
@@ -97,6 +97,10 @@ def test_every_template_agrees_and_every_rule_is_tried() -> None:
     assert set(TEMPLATES) - {name for one in found for name in one.templates} == set()
     ours = {str(op) for op, _ in VJPS} | {str(op) for op in RANGES}
     assert ours - {name for one in found for name in one.operators} == set(NEVER_DRAWN)
+
+
+def test_every_family_is_drawn() -> None:
+    assert {template.family for template in TEMPLATES.values()} == set(FAMILIES)
 
 
 def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

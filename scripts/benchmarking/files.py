@@ -134,7 +134,7 @@ def measure_export(spec: str, side: int, folder: Path, forward: bool, turns: int
     """Time exports in this process: the first, once everything is imported, and the next ones."""
     import onnxscript  # noqa: F401  torch.onnx imports it at its first call
     import torch
-    import torch.export._trace  # so does torch.export, with 800 modules
+    import torch.export._trace  # torch.export imports it at its first call, and hundreds of modules with it
     import torch.onnx._internal.exporter._core
 
     import exporter.pipeline  # noqa: F401

@@ -154,9 +154,8 @@ _texts(
     ),
 )
 _texts("activation", ("F.threshold({x}, {pick:-1 or 1}, {n})",), kinds=(WHOLE,))
-_texts(
-    "pointwise", ("{x} % {pick:2 or 3 or -2}", "torch.remainder({x}, 2 ** {w})", "{x}.trunc()"), kinds=(WHOLE,)
-)  # they jump
+# What jumps is for whole numbers alone.
+_texts("arithmetic", ("{x} % {pick:2 or 3 or -2}", "torch.remainder({x}, 2 ** {w})", "{x}.trunc()"), kinds=(WHOLE,))
 _texts(
     "activation",
     (

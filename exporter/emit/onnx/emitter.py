@@ -19,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 
+from exporter.elementwise import is_elementwise
 from exporter.errors import UnsupportedOp
 from exporter.program import Program, place_of, scope_of
 from exporter.signature import SIZES
@@ -64,9 +65,6 @@ class Value:
 
 
 _COMPARISONS = {aten.gt, aten.ge, aten.lt, aten.le, aten.eq, aten.ne}
-
-_ALSO_ELEMENTWISE = {aten.floor_divide.default, aten.rsub.Scalar, aten.rsub.Tensor}
-"""What is elementwise without PyTorch's saying so."""
 
 Translation = Callable[..., Any]
 TRANSLATIONS: dict[Any, Translation] = {}
@@ -298,7 +296,7 @@ class Emitter:
         ``sqrt(i)``, ``2.5 - i`` and ``i > 2.5`` compute in floating point.
         """
         op: Any = self.node.target
-        if not isinstance(op, torch._ops.OpOverload) or not (torch.Tag.pointwise in op.tags or op in _ALSO_ELEMENTWISE):
+        if not isinstance(op, torch._ops.OpOverload) or not is_elementwise(op):
             return args
         if op.overloadpacket in _COMPARISONS:
             a, b = (arg.fake if isinstance(arg, Value) else arg for arg in args)

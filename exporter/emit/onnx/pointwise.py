@@ -47,10 +47,8 @@ for _name, _kind in (
 ):
     _overloads = getattr(aten, _name)
     translates(_overloads.Tensor, _overloads.Scalar)(_comparison(_kind))
-for _name in (
-    *("abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "floor", "log", "neg", "reciprocal", "round"),
-    *("sign", "sin", "sinh", "sqrt", "tan"),
-):
+_FUNCTIONS = "abs acos asin atan ceil cos cosh erf exp floor log neg reciprocal round sign sin sinh sqrt tan"
+for _name in _FUNCTIONS.split():
     translates(getattr(aten, _name).default)(_unary(_name.capitalize()))
 translates(aten.isnan.default)(lambda e, x: e.op("IsNaN", x))
 translates(aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default)(lambda e, a, b: e.op("And", a, b))
