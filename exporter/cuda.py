@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 PROVIDER = "CUDAExecutionProvider"
 
-OPTIMIZED_FOR = "portable"
-"""What an ONNX file must be optimized for: no other has been tested on a GPU and was right there."""
+OPTIMIZED_FOR = ("cuda", "portable")
+"""What an ONNX file must be optimized for, the faster first: no other has been tested on a GPU and was right there."""
 
 OLDEST = (1, 31)
 """The version of onnxruntime that has been tested. Before 1.24 none says what it would run on the CPU."""
@@ -27,12 +27,12 @@ def check_optimized_for(target: str | None) -> None:
     """Refuse an ONNX file that is not for a GPU.
 
     Raises:
-        UsageError: It is not portable.
+        UsageError: It is not.
     """
-    if target != OPTIMIZED_FOR:
+    if target not in OPTIMIZED_FOR:
         raise UsageError(
-            f"this ONNX file was optimized for {target!r}, and on a GPU {OPTIMIZED_FOR!r} alone has been tested; "
-            f"export it anew with --optimize-for {OPTIMIZED_FOR}, or {REMEDY}"
+            f"this ONNX file was optimized for {target!r}, and on a GPU {' and '.join(map(repr, OPTIMIZED_FOR))} alone "
+            f"have been tested; export it anew with --optimize-for {OPTIMIZED_FOR[0]}, or {REMEDY}"
         )
 
 

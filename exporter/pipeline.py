@@ -193,7 +193,11 @@ def _check(formats: Sequence[str], opset: int, optimize_for: str) -> None:
         raise UsageError(f"cannot optimize for {optimize_for!r}; there are {', '.join(TARGETS)}")
 
 
-EMISSION = {"onnxruntime": {"early_masks": True}, "portable": {"symmetric_pads": True}}
+EMISSION = {
+    "onnxruntime": {"early_masks": True},
+    "cuda": {"symmetric_pads": True},
+    "portable": {"symmetric_pads": True},
+}
 """Target -> how its lowered program is translated; see :func:`exporter.emit.onnx.translate`."""
 
 

@@ -24,7 +24,7 @@ SOURCE = resolve("mlp")
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> exporter.Artifact:
     folder = tmp_path_factory.mktemp("devices") / "artifact"
-    return exporter.export(SOURCE.model, SOURCE.sample_shape, folder, optimize_for="portable")
+    return exporter.export(SOURCE.model, SOURCE.sample_shape, folder, optimize_for="cuda")
 
 
 def test_a_device_that_is_not_there_is_named(artifact: exporter.Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_onnxruntime_may_not_take_the_cpu_for_an_operator(artifact: exporter.Art
 def test_onnxruntime_takes_the_cpu_for_sizes(dynamic: tuple[str, ...], tmp_path: Path, pretend: Pretend) -> None:
     """It does so on purpose, and needs no copies for it; what depends on images is another matter."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    settings = {"formats": ["onnx"], "optimize_for": "portable", "dynamic": dynamic}
+    settings = {"formats": ["onnx"], "optimize_for": "cuda", "dynamic": dynamic}
     artifact = exporter.export(net.eval(), (3, 8, 8), tmp_path / "artifact", **settings)
     of_sizes = _of_sizes(artifact)
     assert {"Shape", "Concat"} <= set(of_sizes.values())
@@ -129,12 +129,12 @@ def _of_sizes(artifact: exporter.Artifact) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "none"])
-def test_only_a_portable_file_is_taken(target: str, tmp_path: Path, pretend: Pretend) -> None:
+def test_only_a_file_for_a_gpu_is_taken(target: str, tmp_path: Path, pretend: Pretend) -> None:
     artifact = exporter.export(
         SOURCE.model, SOURCE.sample_shape, tmp_path / "artifact", formats=["onnx"], optimize_for=target
     )
     pretend(lambda node: False)
-    with pytest.raises(exporter.UsageError, match=f"optimized for '{target}', .*--optimize-for portable"):
+    with pytest.raises(exporter.UsageError, match=f"optimized for '{target}', .*--optimize-for cuda,"):
         exporter.load(artifact.folder, device="cuda")
 
 
@@ -153,7 +153,7 @@ def test_what_a_gpu_computes_wrongly_is_refused(
 ) -> None:
     """Before it takes the GPU's memory."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    settings = {"formats": ["onnx"], "optimize_for": "portable"}
+    settings = {"formats": ["onnx"], "optimize_for": "cuda"}
     artifact = exporter.export(net.eval(), (3, 8, 8), tmp_path / "artifact", **settings)
     pretend(lambda node: False)
     if wrong:

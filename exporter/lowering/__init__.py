@@ -14,10 +14,17 @@ from exporter.lowering.convolution import (
 )
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT, SELECTED_MASK
 from exporter.lowering.pointwise_phases import ADD_POINTWISE_PHASES, POINTWISE_PHASES
-from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK, SELECTED_POOLED_MASK, SELECTED_TAPS
+from exporter.lowering.pooling import (
+    BLOCKED_POOL,
+    COMPARE_TAPS,
+    MASKED_SCATTER,
+    POOLED_MASK,
+    SELECTED_POOLED_MASK,
+    SELECTED_TAPS,
+)
 from exporter.lowering.rewrite import Pass, apply
 from exporter.lowering.stem import PHASED_STEM
-from exporter.lowering.torchscript import ONE_PASS_MASK, POOL_GRADIENT
+from exporter.lowering.torchscript import MASKED_POOL_GRADIENT, ONE_PASS_MASK, POOL_GRADIENT
 from exporter.program import Program
 
 _EVERYWHERE = (ROW_OF_WEIGHT, POSITIVE_PART, BROADCAST)
@@ -25,7 +32,7 @@ _POOLS = (POOLED_MASK, COMPARE_TAPS)
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "none": (),
-    "torchscript": (ONE_PASS_MASK, POOL_GRADIENT, *_EVERYWHERE),
+    "torchscript": (MASKED_POOL_GRADIENT, ONE_PASS_MASK, POOL_GRADIENT, *_EVERYWHERE),
     "onnxruntime": (
         BLOCKED_POOL,
         *_POOLS,
@@ -50,6 +57,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         FOLD_SCALE,
         ADD_SHUFFLED_PHASES,
     ),
+    "cuda": (MASKED_SCATTER, SELECTED_MASK, *_EVERYWHERE, FOLD_SCALE),
     "portable": (*_POOLS, *_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
 }
 """Target -> its passes; at each operator the first that applies wins."""

@@ -6,10 +6,13 @@ The backward pass stays a graph of plain operators on tensors. Two of them are k
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from torch import Tensor
+
 from exporter.lowering.pointwise import masked, positive_where
-from exporter.lowering.pooling import find
+from exporter.lowering.pooling import find, indices, mask_and_scatter, masked_scatter, maxima
 from exporter.lowering.rewrite import Match, Pass, arguments, aten
 
 KERNELS = {"aten::leaky_relu_backward", "aten::max_pool2d_with_indices_backward"}
@@ -27,7 +30,12 @@ def _one_pass_mask(match: Match) -> Any:
     y = positive_where(found.mask) if found else None
     if found is None or y is None or y.meta["val"].dtype != found.g.meta["val"].dtype:
         return NotImplemented
-    return aten.leaky_relu_backward(found.cotangent(match), match.value(y), 0.0, False)
+    return _select(found.cotangent(match), match.value(y))
+
+
+def _select(ct: Tensor, y: Tensor) -> Tensor:
+    selected: Tensor = aten.leaky_relu_backward(ct, y, 0.0, False)
+    return selected
 
 
 def _pool_gradient(match: Match) -> Any:
@@ -35,13 +43,23 @@ def _pool_gradient(match: Match) -> Any:
     pool = find(match.node)
     if pool is None:
         return NotImplemented
-    x, kernel, *rest = arguments(pool.node)
+    x, *settings = arguments(pool.node)
+    ct, y, argmax, image = (match.value(node) for node in (pool.ct, maxima(pool.node), indices(pool.node), x))
+    return _scatter(ct, y, argmax, image, *settings)
+
+
+def _scatter(ct: Tensor, y: Tensor, indices: Tensor, x: Tensor, kernel: list[int], *rest: Any) -> Tensor:
     defaults: list[Any] = [[], [0], [1], False]
     settings = [*rest, *defaults[len(rest) :]]
-    indices = next(user for user in pool.node.users if user.args[1] == 1)
-    ct, image, argmax = (match.value(node) for node in (pool.ct, x, indices))
-    return aten.max_pool2d_with_indices_backward(ct, image, kernel, *settings, argmax)
+    scattered: Tensor = aten.max_pool2d_with_indices_backward(ct, x, kernel, *settings, indices)
+    return scattered
 
 
 ONE_PASS_MASK = Pass("one-pass mask", (aten.mul.Tensor,), _one_pass_mask)
 POOL_GRADIENT = Pass("pool gradient", (aten.view.default, aten.reshape.default), _pool_gradient)
+MASKED_POOL_GRADIENT = Pass(
+    "masked pool gradient",
+    (aten.mul.Tensor,),
+    functools.partial(masked_scatter, select=_select, scatter=_scatter),
+    mask_and_scatter,
+)

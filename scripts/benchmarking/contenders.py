@@ -398,9 +398,9 @@ BY_HAND = "onnxruntime: graph written by hand"
 OPENVINO_YARDSTICK = "OpenVINO: forward only"
 OPENVINO = "OpenVINO: artifact"
 COMPILED = "torch.compile of live autograd"
-ARTIFACT_PORTABLE = "onnxruntime: artifact, portable"
+ARTIFACT_CUDA = "onnxruntime: artifact for CUDA"
 YARDSTICK_GRAPH = "onnxruntime, CUDA graph: forward only"
-ARTIFACT_PORTABLE_GRAPH = "onnxruntime, CUDA graph: artifact, portable"
+ARTIFACT_CUDA_GRAPH = "onnxruntime, CUDA graph: artifact for CUDA"
 EAGER_GRAPH = "eager, CUDA graph: forward only"
 TORCHSCRIPT_GRAPH = "TorchScript, CUDA graph: artifact"
 COMPILED_GRAPH = "torch.compile of live autograd, CUDA graphs"
@@ -428,9 +428,9 @@ EVERYONE = {
         Contender(CAPTUM_LAST, ("torch", "exporter.sources", "captum.attr"), _waiting(_captum(True))),
         Contender(GRAD_CAM, ("torch", "exporter.sources", "torchvision", "pytorch_grad_cam"), _grad_cam),
         Contender(COMPILED, ("torch", "exporter.sources"), _waiting(compiled_autograd)),
-        Contender(ARTIFACT_PORTABLE, ("onnxruntime",), _onnxruntime("portable")),
+        Contender(ARTIFACT_CUDA, ("onnxruntime",), _onnxruntime("cuda")),
         Contender(YARDSTICK_GRAPH, ("onnxruntime", "torch"), partial(_on_cuda, kind="forward", graph=True)),
-        Contender(ARTIFACT_PORTABLE_GRAPH, ("onnxruntime", "torch"), partial(_on_cuda, kind="portable", graph=True)),
+        Contender(ARTIFACT_CUDA_GRAPH, ("onnxruntime", "torch"), partial(_on_cuda, kind="cuda", graph=True)),
         Contender(EAGER_GRAPH, ("torch", "exporter.sources"), _waiting(_cuda_graph(_eager))),
         Contender(TORCHSCRIPT_GRAPH, ("torch",), _waiting(_cuda_graph(_torchscript))),
         Contender(
@@ -441,9 +441,9 @@ EVERYONE = {
 
 CUDA = (
     YARDSTICK,
-    ARTIFACT_PORTABLE,
+    ARTIFACT_CUDA,
     YARDSTICK_GRAPH,
-    ARTIFACT_PORTABLE_GRAPH,
+    ARTIFACT_CUDA_GRAPH,
     EAGER,
     TORCHSCRIPT,
     EAGER_GRAPH,
@@ -494,9 +494,9 @@ KINDS = {
     TORCHSCRIPT: "onnxruntime",
     OPENVINO_YARDSTICK: "forward",
     OPENVINO: "openvino",
-    ARTIFACT_PORTABLE: "portable",
+    ARTIFACT_CUDA: "cuda",
     YARDSTICK_GRAPH: "forward",
-    ARTIFACT_PORTABLE_GRAPH: "portable",
+    ARTIFACT_CUDA_GRAPH: "cuda",
     TORCHSCRIPT_GRAPH: "onnxruntime",
 }
 """Contender -> the kind of files that must be made for it."""

@@ -114,14 +114,14 @@ WITHIN_CPU = (
 )
 
 WITHIN_CUDA = (
-    ("onnxruntime: portable artifact / forward only", c.ARTIFACT_PORTABLE, c.YARDSTICK),
-    ("the same in CUDA graphs", c.ARTIFACT_PORTABLE_GRAPH, c.YARDSTICK_GRAPH),
+    ("onnxruntime: artifact for CUDA / forward only", c.ARTIFACT_CUDA, c.YARDSTICK),
+    ("the same in CUDA graphs", c.ARTIFACT_CUDA_GRAPH, c.YARDSTICK_GRAPH),
     ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
     ("the same in CUDA graphs", c.TORCHSCRIPT_GRAPH, c.EAGER_GRAPH),
-    ("live autograd / onnxruntime's portable artifact", c.LIVE, c.ARTIFACT_PORTABLE),
+    ("live autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT_CUDA),
     ("live autograd / TorchScript artifact", c.LIVE, c.TORCHSCRIPT),
-    ("torch.compile of live autograd / onnxruntime's portable artifact", c.COMPILED, c.ARTIFACT_PORTABLE),
-    ("the same in CUDA graphs", c.COMPILED_GRAPH, c.ARTIFACT_PORTABLE_GRAPH),
+    ("torch.compile of live autograd / onnxruntime's artifact", c.COMPILED, c.ARTIFACT_CUDA),
+    ("the same in CUDA graphs", c.COMPILED_GRAPH, c.ARTIFACT_CUDA_GRAPH),
     ("torch.compile of live autograd / TorchScript artifact", c.COMPILED, c.TORCHSCRIPT),
     ("the same in CUDA graphs", c.COMPILED_GRAPH, c.TORCHSCRIPT_GRAPH),
 )

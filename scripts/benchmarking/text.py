@@ -39,8 +39,8 @@ CUDA = """\
 On a GPU, where images and maps stay; a call ends when the GPU has. TF32, the default of PyTorch and onnxruntime alike,
 rounds what convolutions multiply to 10 bits: the distances to live autograd in float32 on the CPU show it. Both
 libraries try each convolution's algorithms and take the fastest, which is onnxruntime's default and an option of
-PyTorch's (`cudnn.benchmark`). onnxruntime's artifact is that of `--optimize-for portable`: the default one is for
-a CPU, and its map is another one on a GPU from 8 images on, so `exporter.load` refuses it there. A CUDA graph is a
+PyTorch's (`cudnn.benchmark`). onnxruntime's artifact is that of `--optimize-for cuda`: the default one is for a
+CPU, and its map is another one on a GPU from 8 images on, so `exporter.load` refuses it there. A CUDA graph is a
 recording of what the GPU is to do, so that Python and the library have no part in a call; `torch.compile` has its mode
 `reduce-overhead` for it. Nothing is pinned to cores."""
 

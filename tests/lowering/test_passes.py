@@ -60,6 +60,14 @@ CASES = [
     ("one-pass mask", "vgg", {"gt.Scalar": 4, "mul.Tensor": 4}, {"leaky_relu_backward.default": 2, "relu.default": 2}),
     ("pool gradient", "vgg", {"scatter_add.default": 2}, {"max_pool2d_with_indices_backward.default": 2}),
     ("pool gradient", "resnet stem", {"scatter_add.default": 1}, {"max_pool2d_with_indices_backward.default": 1}),
+    ("masked scatter", "vgg", {"mul.Tensor": 4, "gt.Scalar": 2}, {"where.ScalarOther": 2, "relu.default": 2}),
+    ("masked scatter", "resnet stem", {"scatter_add.default": 0}, {"where.ScalarOther": 1}),
+    (
+        "masked pool gradient",
+        "vgg",
+        {"scatter_add.default": 2},
+        {"max_pool2d_with_indices_backward.default": 2, "leaky_relu_backward.default": 2},
+    ),
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("phased stem", "resnet stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 6}),
@@ -105,6 +113,7 @@ def test_every_pass_has_a_case() -> None:
         ("add phases", "vgg"),
         ("compare taps", "linear"),
         ("pooled mask", "pool before the rectifier"),
+        ("masked scatter", "pool before the rectifier"),
         ("broadcast", "linear"),
         ("fold scale", "vgg"),  # no batch norm
         ("joint phases", "vgg"),  # no stride
