@@ -12,6 +12,7 @@ from exporter.lowering.convolution import (
     SHUFFLED_PHASES,
     STRIDE_PHASES,
 )
+from exporter.lowering.normalization import FOLD_BATCH_NORM
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT, SELECTED_MASK
 from exporter.lowering.pointwise_phases import ADD_POINTWISE_PHASES, POINTWISE_PHASES
 from exporter.lowering.pooling import (
@@ -28,6 +29,7 @@ from exporter.lowering.torchscript import MASKED_POOL_GRADIENT, ONE_PASS_MASK, P
 from exporter.program import Program
 
 _EVERYWHERE = (ROW_OF_WEIGHT, POSITIVE_PART, BROADCAST)
+_ONNX = (*_EVERYWHERE, FOLD_BATCH_NORM)
 _POOLS = (POOLED_MASK, COMPARE_TAPS)
 
 PASSES: dict[str, tuple[Pass, ...]] = {
@@ -37,7 +39,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         BLOCKED_POOL,
         *_POOLS,
         ADDED_MASK,
-        *_EVERYWHERE,
+        *_ONNX,
         PHASED_STEM,
         POINTWISE_PHASES,
         FLIP_KERNEL,
@@ -50,15 +52,15 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         SELECTED_POOLED_MASK,
         SELECTED_MASK,
         SELECTED_TAPS,
-        *_EVERYWHERE,
+        *_ONNX,
         FLIP_KERNEL,
         JOINT_PHASES,
         SHUFFLED_PHASES,
         FOLD_SCALE,
         ADD_SHUFFLED_PHASES,
     ),
-    "cuda": (MASKED_SCATTER, SELECTED_MASK, *_EVERYWHERE, FOLD_SCALE),
-    "portable": (*_POOLS, *_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
+    "cuda": (MASKED_SCATTER, SELECTED_MASK, *_ONNX, FOLD_SCALE),
+    "portable": (*_POOLS, *_ONNX, FLIP_KERNEL, FOLD_SCALE),
 }
 """Target -> its passes; at each operator the first that applies wins."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
+from exporter.lowering.rewrite import Match, Pass, arguments, aten, of_weights, producer, used_once
 from exporter.rules.linear import per_axis
 from exporter.rules.table import known
 
@@ -71,7 +71,12 @@ def settings(node: fx.Node) -> list[Any]:
 def scaled(match: Match, weight: fx.Node, scale: fx.Node | None) -> Tensor:
     """Return a weight ``[C', C, *k]`` times a batch norm's scale, if there is one, of its ``C'`` channels."""
     value: Tensor = match.value(weight)
-    return value if scale is None else value * match.value(scale).reshape(-1, 1, 1, 1)
+    return value if scale is None else scale_outputs(value, match.value(scale))
+
+
+def scale_outputs(weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply a weight ``[C', C, *k]`` by a scale ``[C', 1, ...]``."""
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def unscaled(ct: fx.Node) -> tuple[fx.Node, fx.Node | None]:
@@ -80,23 +85,9 @@ def unscaled(ct: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     if scaled is None or not used_once(scaled):
         return ct, None
     g, scale = arguments(scaled)
-    if not isinstance(scale, fx.Node) or list(scale.meta["val"].shape[1:]) != [1, 1] or not _of_weights(scale):
+    if not isinstance(scale, fx.Node) or list(scale.meta["val"].shape[1:]) != [1, 1] or not of_weights(scale):
         return ct, None
     return g, scale
-
-
-def _of_weights(node: fx.Node) -> bool:
-    """Tell whether a value is computed from weights alone: inputs have a dynamic batch, weights do not."""
-    seen, waiting = set(), [node]
-    while waiting:
-        source = waiting.pop()
-        if source in seen:
-            continue
-        seen.add(source)
-        if source.op == "placeholder" and not all(isinstance(size, int) for size in source.meta["val"].shape):
-            return False
-        waiting += source.all_input_nodes
-    return True
 
 
 def swap(weight: Tensor, groups: int) -> Tensor:

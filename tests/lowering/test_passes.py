@@ -68,6 +68,7 @@ CASES = [
         {"scatter_add.default": 2},
         {"max_pool2d_with_indices_backward.default": 2, "leaky_relu_backward.default": 2},
     ),
+    ("fold batch norm", "resnet stem", {"batch_norm.default": 1, "rsqrt.default": 0}, {"sub.Tensor": 2}),
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("phased stem", "resnet stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 6}),
@@ -147,6 +148,66 @@ def test_only_float32_is_computed_in_blocks(name: str, network: str) -> None:
     model, images = whole(network)
     program = differentiate(canonicalize(capture(model.double(), images.double())), METHODS["guided"])
     assert count(apply(program, [BY_NAME[name]])) == count(program)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv1d(4, 6, 3, bias=False),
+        nn.Conv2d(4, 6, (1, 3), stride=2, groups=2),
+        nn.Conv2d(4, 6, 3, padding="same", dilation=2),
+        nn.Conv3d(4, 6, 2, bias=False),
+    ],
+    ids=["1d", "bias and groups", "same", "3d"],
+)
+def test_a_batch_norm_is_folded_into_its_convolution(conv: nn.Module, affine: bool) -> None:
+    """Both passes are computed with the same scaled weight, which is computed once."""
+    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[conv.weight.ndim - 2](6, eps=0, affine=affine)
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(1)).eval().requires_grad_(False)
+    for tensor in (*model.parameters(), norm.running_mean):
+        tensor.copy_(torch.randint(-3, 4, tensor.shape))
+    norm.running_var.copy_(4.0 ** torch.randint(-1, 2, (6,)))
+    images = torch.randint(-3, 4, (3, 4, *[5] * (conv.weight.ndim - 2))).float()
+    program = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
+    lowered = apply(program, PASSES["cuda"])
+    assert count(lowered)["batch_norm.default"] == 0
+    assert count(lowered)["rsqrt.default"] == 1
+    target = torch.tensor([-1, 2, 0])
+    for found, expected in zip(to_module(lowered)(images, target), to_module(program)(images, target), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.BatchNorm2d(4),
+        nn.Sequential(nn.ConvTranspose2d(4, 4, 1), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+    ],
+    ids=["nothing before it", "a transposed convolution", "a rectifier between"],
+)
+def test_other_batch_norms_stay(model: nn.Module) -> None:
+    model = nn.Sequential(model, nn.Flatten()).eval()
+    program = differentiate(canonicalize(capture(model, torch.zeros(2, 4, 3, 3))), METHODS["guided"])
+    assert count(apply(program, [BY_NAME["fold batch norm"]]))["batch_norm.default"] == 1
+
+
+class Twice(nn.Module):
+    """Something else reads what a batch norm normalises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return (y + self.norm(y)).flatten(1)
+
+
+def test_a_batch_norm_beside_another_reader_stays() -> None:
+    program = differentiate(canonicalize(capture(Twice().eval(), torch.zeros(2, 4, 3, 3))), METHODS["guided"])
+    assert count(apply(program, [BY_NAME["fold batch norm"]]))["batch_norm.default"] == 1
 
 
 def test_a_dilated_pool_keeps_its_scatter() -> None:
