@@ -15,15 +15,9 @@ from exporter.lowering.convolution import (
 from exporter.lowering.normalization import FOLD_BATCH_NORM
 from exporter.lowering.pointwise import BROADCAST, POSITIVE_PART, ROW_OF_WEIGHT, SELECTED_MASK
 from exporter.lowering.pointwise_phases import ADD_POINTWISE_PHASES, POINTWISE_PHASES
-from exporter.lowering.pooling import (
-    BLOCKED_POOL,
-    COMPARE_TAPS,
-    MASKED_SCATTER,
-    POOLED_MASK,
-    SELECTED_POOLED_MASK,
-    SELECTED_TAPS,
-)
+from exporter.lowering.pooling import BLOCKED_POOL, COMPARE_TAPS, POOLED_MASK, SELECTED_POOLED_MASK, SELECTED_TAPS
 from exporter.lowering.rewrite import Pass, apply
+from exporter.lowering.scattering import MASKED_SCATTER
 from exporter.lowering.stem import PHASED_STEM
 from exporter.lowering.torchscript import MASKED_POOL_GRADIENT, ONE_PASS_MASK, POOL_GRADIENT
 from exporter.program import Program

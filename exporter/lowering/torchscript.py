@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from exporter.lowering.pointwise import masked, positive_where
-from exporter.lowering.pooling import find, indices, mask_and_scatter, masked_scatter, maxima
+from exporter.lowering.pooling import find
 from exporter.lowering.rewrite import Match, Pass, arguments, aten
+from exporter.lowering.scattering import masked_scatter, masked_sources, sources
 
 KERNELS = {"aten::leaky_relu_backward", "aten::max_pool2d_with_indices_backward"}
 """The operators of a TorchScript file that have a part of a derivative in their name."""
@@ -43,9 +44,7 @@ def _pool_gradient(match: Match) -> Any:
     pool = find(match.node)
     if pool is None:
         return NotImplemented
-    x, *settings = arguments(pool.node)
-    ct, y, argmax, image = (match.value(node) for node in (pool.ct, maxima(pool.node), indices(pool.node), x))
-    return _scatter(ct, y, argmax, image, *settings)
+    return _scatter(*map(match.value, sources(pool)), *arguments(pool.node)[1:])
 
 
 def _scatter(ct: Tensor, y: Tensor, indices: Tensor, x: Tensor, kernel: list[int], *rest: Any) -> Tensor:
@@ -61,5 +60,5 @@ MASKED_POOL_GRADIENT = Pass(
     "masked pool gradient",
     (aten.mul.Tensor,),
     functools.partial(masked_scatter, select=_select, scatter=_scatter),
-    mask_and_scatter,
+    masked_sources,
 )

@@ -216,6 +216,23 @@ def test_a_dilated_pool_keeps_its_scatter() -> None:
     assert count(apply(program, [BY_NAME["compare taps"]]))["scatter_add.default"] == 1
 
 
+@pytest.mark.parametrize("settings", [{"stride": 2, "dilation": 2}, {"stride": 1, "dilation": 2}, {"stride": 3}])
+@pytest.mark.parametrize("target", ["cuda", "torchscript"])
+def test_positive_parts_are_taken_of_sums(target: str, settings: dict[str, int]) -> None:
+    """Windows overlap where they are dilated, although the stride is as long as the kernel."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, **settings), nn.Flatten(), nn.LazyLinear(3)).eval()
+    images = torch.randint(-3, 9, (3, 2, 9, 8)).float()
+    model(images)
+    model.requires_grad_(False)[3].weight.copy_(torch.randint(-4, 5, model[3].weight.shape))
+    program = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
+    lowered = lower(program, target)
+    assert count(lowered)["relu.default"] == 2
+    target = torch.tensor([-1, 2, 0])
+    found, expected = (to_module(one)(images, target)[1] for one in (lowered, program))
+    assert torch.equal(found, expected)
+
+
 class Forward(nn.Module):
     """A forward pass that looks like what a pass is for, but is not."""
 
