@@ -99,7 +99,7 @@ def main() -> None:
     type=click.Choice(TARGET_NAMES),
     default="onnxruntime",
     show_default=True,
-    help="Whose favourite formulations the ONNX file has. All compute the same on any CPU; a GPU takes cuda, portable.",
+    help="Whose favourite formulations the ONNX file has. All compute the same on any CPU; a GPU takes cuda.",
 )
 @click.option(
     "--output",

@@ -125,6 +125,20 @@ def same_shape(a: Tensor, b: Tensor) -> bool:
     return a.ndim == b.ndim and all(statically_known_true(n == m) for n, m in zip(a.shape, b.shape, strict=True))
 
 
+def of_weights(node: fx.Node) -> bool:
+    """Tell whether a value is computed from weights alone: inputs have a dynamic batch, weights do not."""
+    seen, waiting = set(), [node]
+    while waiting:
+        source = waiting.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        if source.op == "placeholder" and not all(isinstance(size, int) for size in source.meta["val"].shape):
+            return False
+        waiting += source.all_input_nodes
+    return True
+
+
 def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.Node, fx.Node]:
     """Refuse inputs of other sizes than the graph was made for, which ONNX declares and a module does not.
 

@@ -127,7 +127,7 @@ def load(
 
     Raises:
         ArtifactError: The folder is no artifact, lacks the runtime's file, or the file is not the one proven.
-        UsageError: See :func:`open_session`; and for onnxruntime on a GPU a file must be for one.
+        UsageError: See :func:`open_session`; and for onnxruntime on a GPU a file must be exported for one.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")

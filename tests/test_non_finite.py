@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
+from exporter.lowering import DEFAULT_TARGET
 from exporter.methods import METHODS
 from exporter.pipeline import write
 from exporter.reference import live
@@ -49,13 +50,14 @@ SATURATED = [(6.0, 0, 0, row[-1]) if row[0] == inf else (row[1], *row[3:]) for r
 
 
 def sessions(model: nn.Module, shape: tuple[int, ...], folder: Path) -> Iterator[tuple[str, str, Session]]:
-    """Compile a network by every method and yield (method, runtime, session)."""
+    """Compile a network by every method, for a CPU and for a GPU, and yield (method, runtime, session)."""
     program = canonicalize(capture(model, torch.zeros(2, *shape)))
     for method, rule in METHODS.items():
         explicit = differentiate(program, rule)
-        for runtime, format in RUNTIMES.items():
-            write(explicit, format, folder / format)
-            yield method, runtime, open_session(folder / format, runtime, threads=1)
+        for runtime, optimize_for in (*((runtime, DEFAULT_TARGET) for runtime in RUNTIMES), ("onnxruntime", "cuda")):
+            path = folder / f"{runtime}-{optimize_for}"
+            write(explicit, RUNTIMES[runtime], path, optimize_for=optimize_for)
+            yield method, runtime, open_session(path, runtime, threads=1)
 
 
 def judged(model: nn.Module, images: Tensor, target: Tensor, method: str) -> tuple[np.ndarray, np.ndarray]:

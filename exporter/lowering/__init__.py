@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exporter.lowering.blocked import ADDED_MASK
+from exporter.lowering.constants import share
 from exporter.lowering.convolution import (
     ADD_PHASES,
     ADD_SHUFFLED_PHASES,
@@ -23,7 +24,6 @@ from exporter.lowering.torchscript import MASKED_POOL_GRADIENT, ONE_PASS_MASK, P
 from exporter.program import Program
 
 _EVERYWHERE = (ROW_OF_WEIGHT, POSITIVE_PART, BROADCAST)
-_ONNX = (*_EVERYWHERE, FOLD_BATCH_NORM)
 _POOLS = (POOLED_MASK, COMPARE_TAPS)
 
 PASSES: dict[str, tuple[Pass, ...]] = {
@@ -33,7 +33,8 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         BLOCKED_POOL,
         *_POOLS,
         ADDED_MASK,
-        *_ONNX,
+        *_EVERYWHERE,
+        FOLD_BATCH_NORM,
         PHASED_STEM,
         POINTWISE_PHASES,
         FLIP_KERNEL,
@@ -46,15 +47,15 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         SELECTED_POOLED_MASK,
         SELECTED_MASK,
         SELECTED_TAPS,
-        *_ONNX,
+        *_EVERYWHERE,
         FLIP_KERNEL,
         JOINT_PHASES,
         SHUFFLED_PHASES,
         FOLD_SCALE,
         ADD_SHUFFLED_PHASES,
     ),
-    "cuda": (MASKED_SCATTER, SELECTED_MASK, *_ONNX, FOLD_SCALE),
-    "portable": (*_POOLS, *_ONNX, FLIP_KERNEL, FOLD_SCALE),
+    "cuda": (MASKED_SCATTER, SELECTED_MASK, *_EVERYWHERE, FOLD_SCALE),
+    "portable": (*_POOLS, *_EVERYWHERE, FLIP_KERNEL, FOLD_SCALE),
 }
 """Target -> its passes; at each operator the first that applies wins."""
 
@@ -66,4 +67,7 @@ DEFAULT_TARGET = "onnxruntime"
 
 def lower(program: Program, target: str) -> Program:
     """Return the same function in the formulation that a runtime computes best."""
-    return apply(program, PASSES[target]) if PASSES[target] else program
+    if not PASSES[target]:
+        return program
+    lowered = apply(program, PASSES[target])
+    return share(lowered) if FOLD_BATCH_NORM in PASSES[target] else lowered

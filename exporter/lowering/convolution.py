@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from exporter.lowering.rewrite import Match, Pass, arguments, aten, of_weights, producer, used_once
+from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
+from exporter.program import of_weights
 from exporter.rules.linear import per_axis
 from exporter.rules.table import known
 

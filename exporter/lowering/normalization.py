@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
+from torch.fx import traceback
 
 from exporter.lowering.convolution import scale_outputs
-from exporter.lowering.rewrite import Match, Pass, arguments, aten, of_weights, producer, used_once
+from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
+from exporter.program import of_weights
 from exporter.rules.normalization import batch_norm_scale
-
-_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
 def _fold_batch_norm(match: Match) -> Any:
     """``batch_norm(conv(x, W, b)) -> conv(x, s W, bias - s (mean - b))`` with ``s = weight / sqrt(var + eps)``.
 
-    onnxruntime and OpenVINO do so by themselves when they load a file. Done in the graph, ``s W`` is the tensor that
-    the backward pass computes its gradient with, so a session has one copy less: 9 % to 14 % less memory of a resnet18.
+    onnxruntime does so by itself when it loads a file. Done in the graph, ``s W`` is the very tensor that the backward
+    pass computes its gradient with, once :func:`exporter.lowering.constants.share` has seen both: a session has one
+    copy of the weights less. In onnxruntime, at one image, a resnet18's takes 10 % less memory and loads in 10 % less
+    time, medians of processes.
     """
     conv = _foldable(match.node)
     if conv is None:
@@ -27,19 +30,25 @@ def _fold_batch_norm(match: Match) -> Any:
     scale = batch_norm_scale(weight, var, eps)
     mean = mean if not rest or rest[0] is None else mean - match.value(rest[0])
     shift = -mean * scale if bias is None else bias - mean * scale
-    axes = [1] * (conv.meta["val"].ndim - 2)
-    return conv.target(match.value(x), scale_outputs(match.value(kernel), scale.view(-1, *axes)), shift, *rest[1:])  # type: ignore[operator]
+    kernel = scale_outputs(match.value(kernel), scale.view(-1, 1, 1))  # as the backward pass has it, to be shared
+    with traceback.annotate(conv.meta.get("custom") or {}):
+        whole: Tensor = torch.conv2d(match.value(x), kernel, shift, *rest[1:])
+    return whole
 
 
 def _foldable(node: fx.Node) -> fx.Node | None:
-    """Return the convolution that a batch norm is folded into: nothing else reads it, and all weights are constants."""
+    """Return the convolution that a batch norm is folded into: nothing else reads it, and all weights are constants.
+
+    Not in float16, in which a variance and its epsilon may round to zero.
+    """
     x, *rest = arguments(node)
-    conv = producer(x, *_CONVOLUTIONS)
+    conv = producer(x, aten.conv2d.default)
     if conv is None or not used_once(conv) or rest[4]:
         return None
     weights = [one for one in (*arguments(conv)[1:3], *rest[:4]) if isinstance(one, fx.Node)]
-    alike = len({one.meta["val"].dtype for one in weights}) == 1
-    return conv if alike and all(map(of_weights, weights)) else None
+    dtypes = {one.meta["val"].dtype for one in weights}
+    folded = dtypes in ({torch.float32}, {torch.float64})
+    return conv if folded and all(map(of_weights, weights)) else None
 
 
 def _starts(node: fx.Node) -> list[fx.Node] | None:

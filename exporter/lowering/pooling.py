@@ -237,10 +237,10 @@ def _pooled_mask(match: Match, blocked: bool = False, selected: bool = False) ->
     return compare(match.value(pool.ct), y, match.value(x), *settings)
 
 
-def masked_pool(node: fx.Node, find: Callable[[Any], Pool | None] = comparable) -> tuple[Masked, Pool] | None:
+def masked_pool(node: fx.Node, recognise: Callable[[Any], Pool | None] = comparable) -> tuple[Masked, Pool] | None:
     """Recognise the cotangent of a max-pool under the mask of the rectifier before it."""
     found = masked(node)
-    pool = find(found.g) if found else None
+    pool = recognise(found.g) if found else None
     if found is None or pool is None or positive_where(found.mask) is not pool.node.args[0]:
         return None
     return found, pool

@@ -55,8 +55,7 @@ class Pass:
 def apply(program: Program, passes: Sequence[Pass]) -> Program:
     """Run passes over a program, in one walk; at each operator the first pass that applies wins.
 
-    The result computes the same function; what no output needs any more is gone, and nothing is computed from weights
-    twice.
+    The result computes the same function; what no output needs any more is gone.
     """
     by_op: dict[Any, list[Pass]] = {}
     for one in passes:
@@ -79,24 +78,7 @@ def apply(program: Program, passes: Sequence[Pass]) -> Program:
         interpret(program, values, call, env)
         return tuple(env[node] for node in program.outputs)
 
-    return _shared(retrace(program, function))
-
-
-def _shared(program: Program) -> Program:
-    """Let what is computed from weights alone, in the same way, be computed once."""
-    constant = set(program.placeholders[len(program.inputs) :])
-    first: dict[tuple[Any, str, str], fx.Node] = {}
-    for node in program.graph.nodes:
-        if node.op != "call_function" or not node.all_input_nodes or not constant.issuperset(node.all_input_nodes):
-            continue
-        key = node.target, repr(node.args), repr(node.kwargs)  # a node's is its name
-        if key in first:
-            node.replace_all_uses_with(first[key])
-            program.graph.erase_node(node)
-        else:
-            first[key] = node
-            constant.add(node)
-    return program
+    return retrace(program, function)
 
 
 def _needed(program: Program, by_op: Mapping[Any, Sequence[Pass]]) -> set[fx.Node]:
@@ -122,17 +104,3 @@ def arguments(node: fx.Node) -> list[Any]:
 def used_once(node: fx.Node) -> bool:
     """Tell whether a node has a single user, so that nothing else needs it once that user is rewritten."""
     return len(node.users) == 1
-
-
-def of_weights(node: fx.Node) -> bool:
-    """Tell whether a value is computed from weights alone: inputs have a dynamic batch, weights do not."""
-    seen, waiting = set(), [node]
-    while waiting:
-        source = waiting.pop()
-        if source in seen:
-            continue
-        seen.add(source)
-        if source.op == "placeholder" and not all(isinstance(size, int) for size in source.meta["val"].shape):
-            return False
-        waiting += source.all_input_nodes
-    return True

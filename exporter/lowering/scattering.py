@@ -13,32 +13,29 @@ from exporter.lowering.rewrite import Match, Pass, arguments, aten
 from exporter.rules.linear import per_axis
 from exporter.rules.pooling import max_pool2d
 
+Select = Callable[[Tensor, Tensor], Tensor]
+"""``(ct, y)``, each ``[N, C, H', W']``: returns ``ct`` where ``y > 0``, and zero elsewhere."""
 
-def select(ct: Tensor, y: Tensor) -> Tensor:
-    """Return ``ct`` where ``y > 0``, and zero elsewhere."""
+Scatter = Callable[..., Tensor]
+"""``(ct, y, indices, x, *settings)`` of a max-pool: adds each window's cotangent at its maximum, ``[N, C, H, W]``."""
+
+
+def _select(ct: Tensor, y: Tensor) -> Tensor:
     return torch.where(y > 0, ct, 0.0)
 
 
-def scatter(ct: Tensor, y: Tensor, indices: Tensor, x: Tensor, *settings: Any) -> Tensor:
-    """Add each window's cotangent at its maximum, as the rule has it."""
+def _scatter(ct: Tensor, y: Tensor, indices: Tensor, x: Tensor, *settings: Any) -> Tensor:
     return max_pool2d(ct, (y, indices), x, *settings)
 
 
-def masked_scatter(
-    match: Match, select: Callable[..., Tensor] = select, scatter: Callable[..., Tensor] = scatter
-) -> Any:
+def masked_scatter(match: Match, select: Select = _select, scatter: Scatter = _scatter) -> Any:
     """``scatter_add(argmax, ct) * (x > 0) -> scatter_add(argmax, ct * (y > 0))``: the mask at the pooled size.
 
     What a window scatters goes to its maximum alone, so the mask of the one is the mask of the other. Followed by
-    ``* (g > 0)`` it is the positive part of the sum; of ``ct`` where windows do not overlap.
+    ``* (g > 0)`` it is the positive part of the sum; of ``ct`` where windows do not overlap. Of finite cotangents.
 
     On a GPU it takes 15 % less time of a resnet18 and 7 % of a resnet50 in onnxruntime than comparing taps, at 32
-    images, where masks select either way.
-
-    Args:
-        match: The product with the mask.
-        select: ``(ct, y) -> [N, C, H', W']``; see :func:`select`.
-        scatter: ``(ct, y, indices, x, *settings) -> [N, C, H, W]``; see :func:`scatter`.
+    images, where masks select either way. In TorchScript on a CPU, 1 % of a resnet18 and of a vgg16.
     """
     pooled = masked_pool(match.node, find)
     if pooled is None:

@@ -125,9 +125,10 @@ def test_a_transposed_convolution_and_its_gradient_share_a_weight(example: Modul
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_it_runs_what_was_optimized_for_any_runtime(example: ModuleType, target: str, tmp_path: Path) -> None:
-    """Square weights, which OpenVINO takes for their own transposes where both come from one initializer."""
+    """Square weights, which OpenVINO takes for their own transposes where both come from one value."""
     torch.manual_seed(0)
-    convolutions = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU())
+    few = [nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU()]
+    convolutions = nn.Sequential(*few, nn.Conv2d(4, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU())
     square = [nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
     model = nn.Sequential(convolutions, nn.MaxPool2d(2), nn.Flatten(), *square, nn.Linear(64, 5)).eval()
     exporter.export(model, (3, 16, 16), tmp_path / "artifact", formats=["onnx"], optimize_for=target)

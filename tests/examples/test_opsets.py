@@ -6,10 +6,8 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
@@ -29,12 +27,8 @@ LACKS = {(OLDEST, 19)}
 """1.15 takes files of opset 19, but has no implementation of its Reshape and Pad; 1.16 has."""
 
 WHOLE = ("resnet stem", "residual, stride 2", "vgg", "depthwise, relu6", "average pools")
-
-NORMALIZED = ("resnet stem", "residual, stride 2")
-"""Those of the above with a batch norm, whose scale has a square root in it."""
-
-ROUNDS = ("1.15.0", "1.16.0", "1.17.0", "1.18.0")
-"""On some processors with AVX-512 their Sqrt of four numbers or more is no correctly rounded one: of 16, 3.9999998."""
+"""Two of them have a batch norm, whose scale has a square root in it: on some processors with AVX-512 a Sqrt of 16 is
+3.9999998 in onnxruntime before 1.19."""
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +52,6 @@ def written(once: Once) -> Path:
     def make(folder: Path) -> None:
         expected = write_opsets(folder / "opsets", [("cifar_resnet20", 32)])
         np.savez(folder / "expected.npz", **expected)
-        onnx.save_model(square_root(), folder / "sqrt.onnx")
-        np.savez(folder / "sqrt.npz", image_0=SQUARES, target_0=np.zeros(len(SQUARES), np.int64))
         target = torch.tensor([-1, 2, 0])
         for name in WHOLE:
             model, images = whole(name)
@@ -71,19 +63,6 @@ def written(once: Once) -> Path:
             np.savez(folder / f"{name}-expected.npz", logits=logits.numpy(), attribution=attribution.numpy())
 
     return once("opsets", make)
-
-
-SQUARES = np.array([[0.25, 1, 4, 16] * 8], np.float32)
-
-
-def square_root() -> onnx.ModelProto:
-    """Return a model with an artifact's interface whose logits are square roots, as a batch norm's scale has one."""
-    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 32]) for name in ("image", "logits")]
-    target = helper.make_tensor_value_info("target", TensorProto.INT64, ["batch"])
-    attribution = helper.make_tensor_value_info("attribution", TensorProto.FLOAT, ["batch", 32])
-    nodes = [helper.make_node("Sqrt", ["image"], ["logits"]), helper.make_node("Identity", ["image"], ["attribution"])]
-    graph = helper.make_graph(nodes, "square root", [floats[0], target], [floats[1], attribution])
-    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
 @pytest.mark.parametrize("wanted", [*CLAIMS, None], ids=lambda wanted: wanted or "newest")
@@ -106,18 +85,9 @@ def test_every_opset_that_a_version_claims_runs(wanted: str | None, packages, wr
         [str(written / f"{name}-{opset}.onnx"), str(written / f"{name}.npz"), str(tmp_path / f"{name}-{opset}.npz")]
         for name, opset in cases
     ]
-    tasks.append([str(written / "sqrt.onnx"), str(written / "sqrt.npz"), str(tmp_path / "sqrt.npz")])
     answer = work({"runtime": "onnxruntime", "explain": tasks}, place)
     assert answer["explain"] == [""] * len(tasks)
-    with np.load(tmp_path / "sqrt.npz") as found:
-        exact = np.array_equal(found["logits_0"], np.sqrt(SQUARES))
-        np.testing.assert_allclose(found["logits_0"], np.sqrt(SQUARES), rtol=2.0**-22)
-    assert exact or wanted in ROUNDS
     for name, opset in cases:
         with np.load(tmp_path / f"{name}-{opset}.npz") as found, np.load(written / f"{name}-expected.npz") as expected:
             assert np.array_equal(found["logits_0"], expected["logits"]), (name, opset)
-            if exact or name not in NORMALIZED:
-                assert np.array_equal(found["attribution_0"], expected["attribution"]), (name, opset)
-            else:
-                error = np.linalg.norm(found["attribution_0"] - expected["attribution"])
-                assert error < 1e-6 * np.linalg.norm(expected["attribution"]), (name, opset)
+            assert np.array_equal(found["attribution_0"], expected["attribution"]), (name, opset)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +14,15 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.lowering import PASSES, lower, pooling, stem
+from exporter.lowering.constants import share
 from exporter.lowering.convolution import Transposed, interleave, joint_phases, shuffle, swap
 from exporter.lowering.pooling import compare_taps, tap_phases
 from exporter.lowering.rewrite import Pass, apply
 from exporter.lowering.stem import transposed_phases
 from exporter.methods import METHODS
-from exporter.program import Program, to_module
+from exporter.program import Program, scope_of, to_module
 from exporter.sources import resolve
-from tests.test_exact import Residual, whole
+from tests.test_exact import Residual, whole, whole_numbers
 
 aten = torch.ops.aten
 BY_NAME = {one.name: one for passes in PASSES.values() for one in passes}
@@ -68,7 +71,7 @@ CASES = [
         {"scatter_add.default": 2},
         {"max_pool2d_with_indices_backward.default": 2, "leaky_relu_backward.default": 2},
     ),
-    ("fold batch norm", "resnet stem", {"batch_norm.default": 1, "rsqrt.default": 0}, {"sub.Tensor": 2}),
+    ("fold batch norm", "resnet stem", {"batch_norm.default": 1}, {"sub.Tensor": 2}),
     ("blocked pool", "blocks", {"scatter_add.default": 1}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("blocked pool", "blocks, pools and relu6", {"scatter_add.default": 2}, {"eq.Tensor": 6, "conv2d.default": 6}),
     ("phased stem", "resnet stem", {"scatter_add.default": 1}, {"conv_transpose2d.input": 3, "eq.Tensor": 6}),
@@ -150,47 +153,58 @@ def test_only_float32_is_computed_in_blocks(name: str, network: str) -> None:
     assert count(apply(program, [BY_NAME[name]])) == count(program)
 
 
+def normalised(conv: nn.Module, norm: nn.Module, *rest: nn.Module) -> tuple[Program, torch.Tensor]:
+    """Return a network of a convolution and a batch norm in whole numbers."""
+    generator = torch.Generator().manual_seed(0)
+    model = whole_numbers(nn.Sequential(conv, norm, *rest, nn.Flatten()).eval(), generator)
+    images = torch.randint(-3, 4, (3, 4, 7, 7), generator=generator).float()
+    return differentiate(canonicalize(capture(model, images)), METHODS["guided"]), images
+
+
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv1d(4, 6, 3, bias=False),
-        nn.Conv2d(4, 6, (1, 3), stride=2, groups=2),
-        nn.Conv2d(4, 6, 3, padding="same", dilation=2),
-        nn.Conv3d(4, 6, 2, bias=False),
-    ],
-    ids=["1d", "bias and groups", "same", "3d"],
+    "settings",
+    [{"bias": False}, {"stride": 2, "groups": 2}, {"padding": "same", "dilation": 2}, {"stride": 2, "padding": 1}],
 )
-def test_a_batch_norm_is_folded_into_its_convolution(conv: nn.Module, affine: bool) -> None:
-    """Both passes are computed with the same scaled weight, which is computed once."""
-    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[conv.weight.ndim - 2](6, eps=0, affine=affine)
-    model = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(1)).eval().requires_grad_(False)
-    for tensor in (*model.parameters(), norm.running_mean):
-        tensor.copy_(torch.randint(-3, 4, tensor.shape))
-    norm.running_var.copy_(4.0 ** torch.randint(-1, 2, (6,)))
-    images = torch.randint(-3, 4, (3, 4, *[5] * (conv.weight.ndim - 2))).float()
-    program = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
-    lowered = apply(program, PASSES["cuda"])
-    assert count(lowered)["batch_norm.default"] == 0
-    assert count(lowered)["rsqrt.default"] == 1
+def test_both_passes_read_one_scaled_weight(settings: dict[str, Any], affine: bool) -> None:
+    program, images = normalised(nn.Conv2d(4, 8, 3, **settings), nn.BatchNorm2d(8, eps=0, affine=affine), nn.ReLU())
+    lowered = lower(program, "onnxruntime")
+    found = count(lowered)
+    assert (found["batch_norm.default"], found["rsqrt.default"]) == (0, 1)
+    scaled = [node for node in lowered.graph.nodes if node.target is aten.mul.Tensor and node.meta["val"].ndim == 4]
+    (weight,) = (node for node in scaled if node.meta["val"].shape[0] == 8)
+    (forward,) = (node for node in lowered.graph.nodes if node.target is aten.conv2d.default and weight in node.args)
+    assert scope_of(forward) == "0"
+    assert len(weight.users) > 1
     target = torch.tensor([-1, 2, 0])
-    for found, expected in zip(to_module(lowered)(images, target), to_module(program)(images, target), strict=True):
-        assert torch.equal(found, expected)
+    for ours, theirs in zip(to_module(lowered)(images, target), to_module(program)(images, target), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
-    "model",
+    "layers",
     [
-        nn.BatchNorm2d(4),
-        nn.Sequential(nn.ConvTranspose2d(4, 4, 1), nn.BatchNorm2d(4)),
-        nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+        lambda: (nn.Identity(), nn.BatchNorm2d(4, eps=0)),
+        lambda: (nn.ConvTranspose2d(4, 4, 1), nn.BatchNorm2d(4, eps=0)),
+        lambda: (nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()), nn.BatchNorm2d(4, eps=0)),
+        lambda: (Twice(), nn.Identity()),
+        lambda: (WeightsOfTheImage(), nn.BatchNorm2d(4, eps=0)),
     ],
-    ids=["nothing before it", "a transposed convolution", "a rectifier between"],
+    ids=["no convolution", "a transposed one", "a rectifier between", "another reader", "weights that vary"],
 )
-def test_other_batch_norms_stay(model: nn.Module) -> None:
-    model = nn.Sequential(model, nn.Flatten()).eval()
-    program = differentiate(canonicalize(capture(model, torch.zeros(2, 4, 3, 3))), METHODS["guided"])
-    assert count(apply(program, [BY_NAME["fold batch norm"]]))["batch_norm.default"] == 1
+def test_other_batch_norms_stay(layers: Callable[[], tuple[nn.Module, nn.Module]]) -> None:
+    program, images = normalised(*layers())
+    lowered = lower(program, "onnxruntime")
+    assert count(lowered)["batch_norm.default"] == 1
+    target = torch.tensor([-1, 2, 0])
+    for ours, theirs in zip(to_module(lowered)(images, target), to_module(program)(images, target), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_batch_norm_in_float16_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Flatten()).eval().half()
+    program = differentiate(canonicalize(capture(model, torch.zeros(2, 4, 3, 3).half())), METHODS["guided"])
+    assert count(lower(program, "onnxruntime"))["batch_norm.default"] == 1
 
 
 class Twice(nn.Module):
@@ -198,16 +212,33 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, eps=0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(x)
-        return (y + self.norm(y)).flatten(1)
+        return y + self.norm(y)
 
 
-def test_a_batch_norm_beside_another_reader_stays() -> None:
-    program = differentiate(canonicalize(capture(Twice().eval(), torch.zeros(2, 4, 3, 3))), METHODS["guided"])
-    assert count(apply(program, [BY_NAME["fold batch norm"]]))["batch_norm.default"] == 1
+class WeightsOfTheImage(nn.Module):
+    """A kernel that depends on the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.conv2d(x, x[:1, :1, :1, :1].detach().abs().expand(4, 4, 1, 1))
+
+
+def test_what_is_computed_from_weights_is_shared() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        same = x @ (w * 2) + x @ (w * 2)
+        return same + x @ (w * 2.0) + (x * 2) @ w + (x * 2) @ w
+
+    program = differentiate(canonicalize(capture(Forward(forward).eval(), torch.zeros(2, 4))), METHODS["gradient"])
+    before, products = count(program)["mul.Tensor"], count(program)["matmul.default"]
+    shared = share(apply(program, ()))
+    assert before - count(shared)["mul.Tensor"] == 1  # not of values that depend on the image, nor by another number
+    assert count(shared)["matmul.default"] == products
+    image, target = torch.randint(-3, 4, (3, 4)).float(), torch.tensor([-1, 2, 0])
+    for ours, theirs in zip(to_module(shared)(image, target), to_module(program)(image, target), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_dilated_pool_keeps_its_scatter() -> None:
@@ -228,8 +259,8 @@ def test_positive_parts_are_taken_of_sums(target: str, settings: dict[str, int])
     program = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
     lowered = lower(program, target)
     assert count(lowered)["relu.default"] == 2
-    target = torch.tensor([-1, 2, 0])
-    found, expected = (to_module(one)(images, target)[1] for one in (lowered, program))
+    classes = torch.tensor([-1, 2, 0])
+    found, expected = (to_module(one)(images, classes)[1] for one in (lowered, program))
     assert torch.equal(found, expected)
 
 

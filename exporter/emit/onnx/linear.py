@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 
 from exporter.emit.onnx.emitter import INT64_MAX, Emitter, Value, translates
+from exporter.program import of_weights
 from exporter.rules.linear import per_axis
 
 aten = torch.ops.aten
@@ -112,11 +114,15 @@ def _matmul(e: Emitter, a: Value, b: Value) -> str:
 def _apart(e: Emitter, weight: Value) -> Value | str:
     """Give a square weight that two layers may share to one of them as a value of its own; the file keeps one copy.
 
+    It is stored, or computed from what is, as a kernel that a batch norm was folded into.
+
     OpenVINO 2026.4 takes a layer's weight and its transpose for the same thing if they have one shape and come from one
     initializer, and then computes one of them wrongly. It sees through Identity, but not through two Negs.
     """
-    # Sizes are compared of stored tensors alone: comparing one that varies would fix it at the sample's.
-    if not e.is_stored(weight) or weight.ndim < 2 or weight.shape[0] != weight.shape[1]:
+    # Sizes are compared of weights alone: comparing one that varies would fix it at the sample's.
+    node = e.node.args[1]
+    shared = isinstance(node, fx.Node) and len(node.users) > 1 and of_weights(node)
+    if not (e.is_stored(weight) or shared) or weight.ndim < 2 or weight.shape[0] != weight.shape[1]:
         return weight
     name: str = e.op("Neg", e.op("Neg", weight))
     return name

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
+from exporter.program import of_weights
 
 aten = torch.ops.aten
 
@@ -78,6 +79,8 @@ def _rsub(e: Emitter, a: Value, b: Value | float, alpha: float = 1) -> str:
 
 @translates(aten.rsqrt.default)
 def _rsqrt(e: Emitter, x: Value) -> str:
+    if of_weights(e.node):  # onnxruntime before 1.19 rounds square roots wrongly on some processors, but powers well
+        return e.op("Pow", x, e.constant(-0.5, x.dtype))
     return e.op("Reciprocal", e.op("Sqrt", x))
 
 
