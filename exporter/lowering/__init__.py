@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from exporter.lowering.blocked import ADDED_MASK
-from exporter.lowering.constants import share
 from exporter.lowering.convolution import (
     ADD_PHASES,
     ADD_SHUFFLED_PHASES,
@@ -67,7 +66,4 @@ DEFAULT_TARGET = "onnxruntime"
 
 def lower(program: Program, target: str) -> Program:
     """Return the same function in the formulation that a runtime computes best."""
-    if not PASSES[target]:
-        return program
-    lowered = apply(program, PASSES[target])
-    return share(lowered) if FOLD_BATCH_NORM in PASSES[target] else lowered
+    return apply(program, PASSES[target]) if PASSES[target] else program

@@ -72,12 +72,13 @@ def settings(node: fx.Node) -> list[Any]:
 def scaled(match: Match, weight: fx.Node, scale: fx.Node | None) -> Tensor:
     """Return a weight ``[C', C, *k]`` times a batch norm's scale, if there is one, of its ``C'`` channels."""
     value: Tensor = match.value(weight)
-    return value if scale is None else scale_outputs(value, match.value(scale))
+    return value if scale is None else scale_outputs(match, value, match.value(scale))
 
 
-def scale_outputs(weight: Tensor, scale: Tensor) -> Tensor:
-    """Multiply a weight ``[C', C, *k]`` by a scale ``[C', 1, ...]``."""
-    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+def scale_outputs(match: Match, weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply a weight ``[C', C, *k]`` by a scale ``[C', 1, 1]``, once for both passes."""
+    product: Tensor = match.once(aten.mul.Tensor, weight, match.once(aten.reshape.default, scale, [-1, 1, 1, 1]))
+    return product
 
 
 def unscaled(ct: fx.Node) -> tuple[fx.Node, fx.Node | None]:

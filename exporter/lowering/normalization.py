@@ -11,26 +11,26 @@ from torch.fx import traceback
 from exporter.lowering.convolution import scale_outputs
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
 from exporter.program import of_weights
-from exporter.rules.normalization import batch_norm_scale
 
 
 def _fold_batch_norm(match: Match) -> Any:
     """``batch_norm(conv(x, W, b)) -> conv(x, s W, bias - s (mean - b))`` with ``s = weight / sqrt(var + eps)``.
 
     onnxruntime does so by itself when it loads a file. Done in the graph, ``s W`` is the very tensor that the backward
-    pass computes its gradient with, once :func:`exporter.lowering.constants.share` has seen both: a session has one
-    copy of the weights less. In onnxruntime, at one image, a resnet18's takes 10 % less memory and loads in 10 % less
-    time, medians of processes.
+    pass computes its gradient with, and a session has one copy of the weights less: at one image, a resnet18's and a
+    resnet50's take 5 % to 12 % less memory.
     """
     conv = _foldable(match.node)
     if conv is None:
         return NotImplemented
     x, kernel, *rest = arguments(conv)
     weight, bias, mean, var, _, _, eps, _ = (match.value(argument) for argument in arguments(match.node)[1:])
-    scale = batch_norm_scale(weight, var, eps)
+    scale = match.once(aten.rsqrt.default, match.once(aten.add.Tensor, var, eps))  # as the rule has it
+    if weight is not None:
+        scale = match.once(aten.mul.Tensor, weight, scale)
+    kernel = scale_outputs(match, match.value(kernel), match.once(aten.view.default, scale, [-1, 1, 1]))
     mean = mean if not rest or rest[0] is None else mean - match.value(rest[0])
     shift = -mean * scale if bias is None else bias - mean * scale
-    kernel = scale_outputs(match.value(kernel), scale.view(-1, 1, 1))  # as the backward pass has it, to be shared
     with traceback.annotate(conv.meta.get("custom") or {}):
         whole: Tensor = torch.conv2d(match.value(x), kernel, shift, *rest[1:])
     return whole

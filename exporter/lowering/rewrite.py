@@ -21,10 +21,13 @@ class Match:
     Attributes:
         node: The operator in the program before the rewrite; its arguments' nodes tell where values come from.
         value: Gives an old node's value in the program that is being traced; a number stands for itself.
+        once: ``once(op, *args)`` traces an operator on values of weights, unless it has been traced on the same ones,
+            by a rewrite or as an operator of the program's own.
     """
 
     node: fx.Node
     value: Callable[[Any], Any]
+    once: Callable[..., Any]
 
 
 Rewrite = Callable[[Match], Any]
@@ -55,30 +58,59 @@ class Pass:
 def apply(program: Program, passes: Sequence[Pass]) -> Program:
     """Run passes over a program, in one walk; at each operator the first pass that applies wins.
 
-    The result computes the same function; what no output needs any more is gone.
+    The result computes the same function; what no output needs any more is gone. The same operator on the same values
+    of weights is traced once.
     """
     by_op: dict[Any, list[Pass]] = {}
     for one in passes:
         for op in one.ops:
             by_op.setdefault(op, []).append(one)
-    needed = _needed(program, by_op)
+    needed, constant = _needed(program, by_op), _constant(program)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         env: dict[fx.Node, Any] = {}
+        known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+        def once(run: Callable[[], Any], op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            key = op, _identity(args), _identity(list(kwargs.items()))
+            if key not in known:
+                known[key] = run(), args  # which are kept, so that no other tensor gets the identity of one
+            return known[key][0]
 
         def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if node not in needed:
                 return None
             for one in by_op.get(node.target, ()):
-                result = one.rewrite(Match(node, lambda old: env[old] if isinstance(old, fx.Node) else old))
+                result = one.rewrite(Match(node, value, lambda op, *args: once(lambda: op(*args), op, args, {})))
                 if result is not NotImplemented:
                     return result
+            if node in constant:
+                return once(lambda: run_operator(node, args, kwargs), node.target, args, kwargs)
             return run_operator(node, args, kwargs)
+
+        def value(old: Any) -> Any:
+            return env[old] if isinstance(old, fx.Node) else old
 
         interpret(program, values, call, env)
         return tuple(env[node] for node in program.outputs)
 
     return retrace(program, function)
+
+
+def _constant(program: Program) -> set[fx.Node]:
+    """Return the operators whose values are computed from weights alone."""
+    found = set(program.placeholders[len(program.inputs) :])
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.all_input_nodes and found.issuperset(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _identity(args: Any) -> Any:
+    """Return what tells an operator's arguments from others: which tensors they are, and which numbers."""
+    if isinstance(args, (list, tuple)):
+        return tuple(map(_identity, args))
+    return id(args) if isinstance(args, Tensor) else (type(args), args)
 
 
 def _needed(program: Program, by_op: Mapping[Any, Sequence[Pass]]) -> set[fx.Node]:

@@ -27,13 +27,10 @@ def batch_norm(
     cudnn_enabled: bool,
 ) -> Tensor:
     """``ct * weight / sqrt(var + eps)`` per channel. ct, y, x: [N, C, ...]; the rest: [C]; returns x's shape."""
-    return ct * batch_norm_scale(weight, var, eps).view(-1, *[1] * (x.ndim - 2))
-
-
-def batch_norm_scale(weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
-    """Return what a batch norm multiplies each channel by. weight, var: [C]; returns [C]."""
     scale = torch.rsqrt(var + eps)
-    return scale if weight is None else weight * scale
+    if weight is not None:
+        scale = weight * scale
+    return ct * scale.view(-1, *[1] * (x.ndim - 2))
 
 
 @vjp(aten.native_layer_norm.default)

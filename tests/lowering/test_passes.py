@@ -14,7 +14,6 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.lowering import PASSES, lower, pooling, stem
-from exporter.lowering.constants import share
 from exporter.lowering.convolution import Transposed, interleave, joint_phases, shuffle, swap
 from exporter.lowering.pooling import compare_taps, tap_phases
 from exporter.lowering.rewrite import Pass, apply
@@ -233,7 +232,7 @@ def test_what_is_computed_from_weights_is_shared() -> None:
 
     program = differentiate(canonicalize(capture(Forward(forward).eval(), torch.zeros(2, 4))), METHODS["gradient"])
     before, products = count(program)["mul.Tensor"], count(program)["matmul.default"]
-    shared = share(apply(program, ()))
+    shared = apply(program, ())
     assert before - count(shared)["mul.Tensor"] == 1  # not of values that depend on the image, nor by another number
     assert count(shared)["matmul.default"] == products
     image, target = torch.randint(-3, 4, (3, 4)).float(), torch.tensor([-1, 2, 0])
