@@ -45,9 +45,15 @@ def sources(part: str) -> str:
 
 
 def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:
-    """Return the folder of a network's files of one kind."""
+    """Return the folder of a network's files of one kind; those of other sources lie beside it."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec)
-    return cache / f"{name}-{side}-{kind}-{key(kind)}"
+    return cache / f"{name}-{side}-{kind}" / key(kind)
+
+
+def _replace(folder: Path) -> None:
+    """Make room for a folder: what other sources made goes, or the cache would grow with every change."""
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.parent.mkdir(parents=True)
 
 
 def prepare(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any]:
@@ -57,8 +63,8 @@ def prepare(spec: str, side: int, kind: str, cache: Path) -> dict[str, Any]:
         return known
     folder = path_of(spec, side, kind, cache)
     model, shape = network(spec, side)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _replace(folder)
+    folder.mkdir()
     if kind == FORWARD:
         export_forward(model, shape, folder / "model.onnx")
     elif kind == BY_HAND:
@@ -83,8 +89,7 @@ def adopt(spec: str, side: int, kind: str, made: Path, cache: Path) -> None:
     if facts(spec, side, kind, cache):
         return
     folder = path_of(spec, side, kind, cache)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _replace(folder)
     shutil.copytree(made / "0", folder if kind == FORWARD else folder / "artifact")
     shutil.copy(made / FACTS, folder)
 
