@@ -99,7 +99,8 @@ def main() -> None:
     type=click.Choice(TARGET_NAMES),
     default="onnxruntime",
     show_default=True,
-    help="Whose favourite formulations the ONNX file has. All compute the same on any CPU; a GPU takes cuda.",
+    help="Whose favourite formulations the ONNX file has. All compute the same on any CPU; a GPU takes cuda. "
+    "onnxruntime-finite is fastest there, but does not stop NaN.",
 )
 @click.option(
     "--output",

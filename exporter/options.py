@@ -12,7 +12,7 @@ from exporter.signature import AXES, WHOLE, Input
 
 METHOD_NAMES = ("guided", "gradient", "deconvnet")
 FORMAT_NAMES = ("torchscript", "onnx")
-TARGET_NAMES = ("onnxruntime", "openvino", "cuda", "portable", "none")
+TARGET_NAMES = ("onnxruntime", "onnxruntime-finite", "openvino", "cuda", "portable", "none")
 
 
 class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only

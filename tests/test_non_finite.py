@@ -29,6 +29,7 @@ from exporter.pipeline import write
 from exporter.reference import live
 from exporter.runtime import RUNTIMES, Session, open_session
 from exporter.sources import resolve
+from tests.test_exact import whole
 from tests.test_rectifiers import COLUMN, RELU6, SPELLINGS
 
 nan, inf = math.nan, math.inf
@@ -206,6 +207,27 @@ def test_a_nan_is_seen_through_the_max_pools_of_the_zoo(tmp_path: Path) -> None:
     images[torch.arange(64), 0, torch.arange(64) // 8, torch.arange(64) % 8] = nan
     for _, _, session in sessions(source.model, source.sample_shape, tmp_path):
         assert np.isnan(session(images.numpy()).logits).all()
+
+
+# -- masks by arithmetic, which do not stop NaN -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["blocks", "blocks, pools and relu6", "inverted bottleneck"])
+@pytest.mark.parametrize("value", NON_FINITE)
+def test_for_finite_values_only_the_map_of_an_image_with_nan_differs(name: str, value: float, tmp_path: Path) -> None:
+    model, images = whole(name)
+    images[1, 0, 0, 0] = value
+    explicit = differentiate(canonicalize(capture(model, torch.zeros_like(images))), METHODS["guided"])
+    found = []
+    for target in (DEFAULT_TARGET, "onnxruntime-finite"):
+        write(explicit, "onnx", tmp_path / target, optimize_for=target)
+        found.append(open_session(tmp_path / target, "onnxruntime", threads=1)(images.numpy(), [0, 2, 1]))
+    default, finite = found
+    np.testing.assert_array_equal(finite.logits, default.logits)
+    np.testing.assert_array_equal(finite.attribution[[0, 2]], default.attribution[[0, 2]])
+    told = ~np.isnan(finite.attribution[1])
+    np.testing.assert_array_equal(finite.attribution[1][told], default.attribution[1][told])
+    assert told.all() == np.isfinite(default.logits[1]).all()
 
 
 # -- where a non-finite value reaches a cotangent -----------------------------------------------------------------

@@ -6,11 +6,12 @@ computed from the stride phases, before they are laid side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from exporter.lowering.blocked import added_mask, dropped, fills_blocks
 from exporter.lowering.convolution import (
@@ -35,8 +36,12 @@ MOST = 2
 """How many times as many channels the pointwise gradient may have, which are interleaved then; a resnet50 has twice."""
 
 
+Dropped = Callable[[Match, fx.Node], Tensor]
+"""Computes what is positive where a mask is false, and else 0."""
+
+
 @dataclass(frozen=True)
-class _Bottleneck:
+class Bottleneck:
     """The input gradient of a pointwise convolution, from the masked one of a strided convolution.
 
     Attributes:
@@ -52,7 +57,8 @@ class _Bottleneck:
     weights: tuple[fx.Node, fx.Node | None]
 
 
-def _find(node: Any) -> _Bottleneck | None:
+def find(node: Any) -> Bottleneck | None:
+    """Recognise the input gradient of a pointwise convolution that is computed from stride phases here."""
     if producer(node, aten.conv_transpose2d.input) is None or not _is_pointwise(node):
         return None
     ct, weight, *_ = settings(node)
@@ -66,7 +72,7 @@ def _find(node: Any) -> _Bottleneck | None:
     value = strided.meta["val"]
     few = node.meta["val"].shape[1] <= MOST * value.shape[1]
     blocked = fills_blocks(value) and value.dtype == torch.float32
-    return _Bottleneck(node, strided, found.mask, (weight, scale)) if few and blocked else None
+    return Bottleneck(node, strided, found.mask, (weight, scale)) if few and blocked else None
 
 
 def _is_pointwise(node: fx.Node) -> bool:
@@ -75,11 +81,11 @@ def _is_pointwise(node: fx.Node) -> bool:
     return ones and bias is None and groups == 1 and not any(padding) and not any(extra)
 
 
-def _starts(found: _Bottleneck) -> list[fx.Node]:
+def _starts(found: Bottleneck) -> list[fx.Node]:
     return [*found.strided.all_input_nodes, found.mask, *filter(None, found.weights)]
 
 
-def _phases(match: Match, found: _Bottleneck) -> tuple[Phases, Transposed]:
+def _phases(match: Match, found: Bottleneck, dropped: Dropped) -> tuple[Phases, Transposed]:
     """Compute the phases of the pointwise gradient, and read the strided convolution."""
     op = read(match, found.strided)
     assert op is not None
@@ -95,37 +101,37 @@ def _phases(match: Match, found: _Bottleneck) -> tuple[Phases, Transposed]:
     return parts, op
 
 
-def _pointwise_phases(match: Match) -> Any:
+def pointwise_phases(match: Match, dropped: Dropped = dropped) -> Any:
     """``conv1x1(relu(interleave(P)) * m) -> interleave(conv1x1(relu(P_p - M (1 - m_p))))``.
 
     Then phases stay in onnxruntime's blocked layout through the mask, which is applied as the pass "added mask" does,
     and a mobilenet's have a sixth of the channels when they leave it: 5 % less time of a mobilenet_v2, 12 % for 8
     images, and 1 % of a resnet50, medians of interleaved runs.
     """
-    found = _find(match.node)
+    found = find(match.node)
     if found is None:
         return NotImplemented
-    parts, op = _phases(match, found)
+    parts, op = _phases(match, found, dropped)
     return interleave(parts, op.size)
 
 
-def _add_pointwise_phases(match: Match) -> Any:
+def add_pointwise_phases(match: Match, dropped: Dropped = dropped) -> Any:
     """``interleave(a) + interleave(b) -> interleave(a + b)``, where ``a`` is of the above, ``b`` of a shortcut."""
     both = _both(match.node)
     if both is None:
         return NotImplemented
     found, shortcut = both
-    parts, op = _phases(match, found)
+    parts, op = _phases(match, found, dropped)
     other = read(match, shortcut)
     assert other is not None
     return interleave(add_phases(parts, phases(other)), op.size)
 
 
-def _both(node: fx.Node) -> tuple[_Bottleneck, fx.Node] | None:
+def _both(node: fx.Node) -> tuple[Bottleneck, fx.Node] | None:
     if len(node.args) != 2 or node.kwargs:
         return None
     for one, two in (node.args, node.args[::-1]):
-        found, shortcut = _find(one), producer(two, aten.conv_transpose2d.input)
+        found, shortcut = find(one), producer(two, aten.conv_transpose2d.input)
         if found is None or shortcut is None or not splits(shortcut):
             continue
         alone = used_once(found.node) and used_once(shortcut)
@@ -135,17 +141,17 @@ def _both(node: fx.Node) -> tuple[_Bottleneck, fx.Node] | None:
     return None
 
 
-def _read_by_one(node: fx.Node) -> list[fx.Node] | None:
+def read_by_one(node: fx.Node) -> list[fx.Node] | None:
     """Return what the first starts from, or None where it does not apply."""
-    found = _find(node)
+    found = find(node)
     return None if found is None else _starts(found)
 
 
-def _read_by_sum(node: fx.Node) -> list[fx.Node] | None:
+def read_by_sum(node: fx.Node) -> list[fx.Node] | None:
     """Return what the second starts from, or None where it does not apply."""
     both = _both(node)
     return None if both is None else [*_starts(both[0]), *both[1].all_input_nodes]
 
 
-POINTWISE_PHASES = Pass("pointwise phases", (aten.conv_transpose2d.input,), _pointwise_phases, _read_by_one)
-ADD_POINTWISE_PHASES = Pass("add pointwise phases", (aten.add.Tensor,), _add_pointwise_phases, _read_by_sum)
+POINTWISE_PHASES = Pass("pointwise phases", (aten.conv_transpose2d.input,), pointwise_phases, read_by_one)
+ADD_POINTWISE_PHASES = Pass("add pointwise phases", (aten.add.Tensor,), add_pointwise_phases, read_by_sum)

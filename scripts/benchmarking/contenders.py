@@ -386,6 +386,7 @@ def compiled_autograd(setting: Setting, **how: Any) -> Call:
 
 YARDSTICK = "onnxruntime: forward only"
 ARTIFACT = "onnxruntime: artifact"
+ARTIFACT_FINITE = "onnxruntime: artifact for finite values"
 YARDSTICK_LEAN = "onnxruntime, no memory pattern: forward only"
 ARTIFACT_LEAN = "onnxruntime, no memory pattern: artifact"
 TORCHSCRIPT = "TorchScript: artifact"
@@ -416,6 +417,7 @@ EVERYONE = {
     for contender in (
         Contender(YARDSTICK, ("onnxruntime",), _onnxruntime("forward")),
         Contender(ARTIFACT, ("onnxruntime",), _onnxruntime("onnxruntime")),
+        Contender(ARTIFACT_FINITE, ("onnxruntime",), _onnxruntime("onnxruntime-finite")),
         Contender(BY_HAND, ("onnxruntime",), _onnxruntime("by-hand")),
         Contender(YARDSTICK_LEAN, ("onnxruntime",), _onnxruntime("forward", enable_mem_pattern=False)),
         Contender(ARTIFACT_LEAN, ("onnxruntime",), _onnxruntime("onnxruntime", enable_mem_pattern=False)),
@@ -458,6 +460,7 @@ TAKING_PART = {
     "speed": (
         YARDSTICK,
         ARTIFACT,
+        ARTIFACT_FINITE,
         OPENVINO_YARDSTICK,
         OPENVINO,
         EAGER,
@@ -471,6 +474,7 @@ TAKING_PART = {
     "session": (
         YARDSTICK,
         ARTIFACT,
+        ARTIFACT_FINITE,
         YARDSTICK_LEAN,
         ARTIFACT_LEAN,
         OPENVINO_YARDSTICK,
@@ -488,6 +492,7 @@ TAKING_PART = {
 KINDS = {
     YARDSTICK: "forward",
     ARTIFACT: "onnxruntime",
+    ARTIFACT_FINITE: "onnxruntime-finite",
     BY_HAND: "by-hand",
     YARDSTICK_LEAN: "forward",
     ARTIFACT_LEAN: "onnxruntime",

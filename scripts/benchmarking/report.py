@@ -105,10 +105,12 @@ RACES = {
 
 WITHIN_CPU = (
     ("onnxruntime: artifact / forward only", c.ARTIFACT, c.YARDSTICK),
+    ("onnxruntime: artifact for finite values / forward only", c.ARTIFACT_FINITE, c.YARDSTICK),
     ("OpenVINO: artifact / forward only", c.OPENVINO, c.OPENVINO_YARDSTICK),
     ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
     ("live autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT),
     ("Captum / onnxruntime's artifact", c.CAPTUM, c.ARTIFACT),
+    ("Captum / onnxruntime's artifact for finite values", c.CAPTUM, c.ARTIFACT_FINITE),
     ("Captum / OpenVINO's artifact", c.CAPTUM, c.OPENVINO),
     ("Captum / TorchScript artifact", c.CAPTUM, c.TORCHSCRIPT),
 )

@@ -85,12 +85,13 @@ METHOD = """\
   `torch.set_num_threads`, `OMP_NUM_THREADS`.
 - **Rounds.** In each round every contender has one call that is not timed, because another's weights are in the caches,
   and then two that are; the mean of the two is its time in the round. The order of the turns changes with each round:
-  once a Williams square of them is complete (18 rounds of nine contenders), each contender has followed each other one
+  once a Williams square of them is complete (ten rounds of ten contenders), each contender has followed each other one
   equally often. Python's garbage collector is off within a round. Before the first round each has a few calls.
 - **Ratios** are taken within a round, and then summarised by their median and quartiles. A machine that is slower for a
   while changes them little.
 - **The yardstick** is `torch.onnx.export(dynamo=True)` of the same network, with a dynamic batch as the artifact has,
-  in onnxruntime at its default settings. The artifact has the same settings.
+  in onnxruntime at its default settings. The artifact has the same settings. That for finite values is exported with
+  `--optimize-for onnxruntime-finite`, which does not stop NaN where the default does.
 - **OpenVINO** has the batch's size set in both graphs before they are compiled, the latency hint, one stream, and f32
   as its inference precision. Its artifact is exported with `--optimize-for openvino`.
 - **Peers** get the same network, its parameters frozen, so that autograd computes no gradient of weights for anybody.

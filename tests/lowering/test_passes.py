@@ -85,6 +85,20 @@ CASES = [
     ("pointwise phases", "bottleneck, stride 2", {"conv_transpose2d.input": 2, "gt.Scalar": 1}, {"stack.default": 3}),
     ("add pointwise phases", "bottleneck, stride 2", {"conv_transpose2d.input": 3}, {"stack.default": 3}),
     ("added mask", "blocks, pools and relu6", {"mul.Tensor": 4}, {"conv2d.default": 2, "add.Tensor": 2}),
+    ("blocked mask", "blocks", {"mul.Tensor": 6, "gt.Scalar": 6}, {"conv2d.default": 8, "add.Tensor": 3}),
+    ("blocked mask", "blocks, pools and relu6", {"gt.Scalar": 8, "lt.Scalar": 2}, {"conv2d.default": 12}),
+    (
+        "blocked pointwise phases",
+        "inverted bottleneck",
+        {"conv_transpose2d.input": 2, "gt.Scalar": 2, "lt.Scalar": 1},
+        {"conv2d.default": 20},
+    ),
+    (
+        "add blocked pointwise phases",
+        "bottleneck, stride 2",
+        {"conv_transpose2d.input": 3, "gt.Scalar": 2},
+        {"stack.default": 3},
+    ),
 ]
 
 
@@ -131,6 +145,9 @@ def test_every_pass_has_a_case() -> None:
         ("added mask", "vgg"),
         ("added mask", "blocks"),  # the shortcut has a gradient of the same cotangent
         ("added mask", "groups, strides, dilation"),  # groups of several channels
+        ("blocked mask", "vgg"),  # eight channels do not fill a block
+        ("blocked mask", "average pools"),
+        ("add blocked pointwise phases", "residual, stride 2"),  # nothing pointwise
     ],
 )
 def test_a_pass_leaves_what_its_formula_does_not_cover(name: str, network: str) -> None:
