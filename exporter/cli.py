@@ -100,7 +100,7 @@ def main() -> None:
     default="onnxruntime",
     show_default=True,
     help="Whose favourite formulations the ONNX file has. All compute the same on any CPU; a GPU takes cuda. "
-    "onnxruntime-finite is fastest there, but does not stop NaN.",
+    "onnxruntime-finite is faster in onnxruntime on a CPU, but does not stop NaN.",
 )
 @click.option(
     "--output",

@@ -61,7 +61,13 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda: those parts."
 )
 @click.option("--output", type=click.Path(path_type=Path), help=f"[default: {OUTPUT}; quick: {files.CACHE}/quick]")
-@click.option("--cache", type=click.Path(path_type=Path), default=files.CACHE, show_default=True, help="Of the files.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=files.CACHE,
+    show_default=True,
+    help="Of the files, for one state of the sources.",
+)
 @click.option("--resume", is_flag=True, help="Leave out what these sources have been measured for already.")
 @click.option("--report-only", is_flag=True, help="Measure nothing: make tables and plots of what is recorded.")
 def main(

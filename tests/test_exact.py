@@ -63,6 +63,32 @@ class Bottleneck(nn.Module):
         return torch.relu(self.conv3(y) + self.project(x))
 
 
+class Identity(nn.Module):
+    """Two convolutions beside nothing, the block of every stage but its first."""
+
+    def __init__(self, channels: int, rectify: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+        self.rectify = rectify
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rectify(x + self.conv2(self.rectify(self.conv1(x))))
+
+
+class Dense(nn.Module):
+    """Channels beside others, from pools, under a batch norm, as in a DenseNet."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(2 * channels, eps=0)
+        self.conv = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([F.avg_pool2d(x, 2), F.max_pool2d(x, 2)], 1)
+        return torch.relu(self.conv(torch.relu(self.bn(y))))
+
+
 class Functional(nn.Module):
     """Rectifiers that no module shows, and a value that is used twice."""
 
@@ -193,6 +219,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (1, 11, 9),
     ),
+    "blocks beside nothing": (
+        lambda: _net(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            Identity(16, F.relu),
+            Identity(16, F.relu6),
+            Identity(16, F.relu),
+            features=320,
+        ),
+        (1, 5, 4),
+    ),
+    "blocks beside each other": (lambda: _net(nn.Conv2d(1, 16, 3), nn.ReLU(), Dense(16), features=96), (1, 6, 8)),
     "functional": (lambda: _net(Functional(), nn.MaxPool2d(2), features=384), (3, 8, 8)),
 }
 

@@ -69,8 +69,8 @@ def _sources(node: Any) -> list[fx.Node] | None:
 
 
 def fills_blocks(value: Tensor) -> bool:
-    """Tell whether an image's channels fill the blocks."""
-    return value.ndim == 4 and value.shape[1] % BLOCK == 0
+    """Tell whether an image's channels, which do not vary, fill the blocks."""
+    return value.ndim == 4 and isinstance(value.shape[1], int) and value.shape[1] % BLOCK == 0
 
 
 def each_channel(x: Tensor, stride: list[int]) -> Tensor:
@@ -106,7 +106,7 @@ def added_mask(
 ) -> Tensor:
     """Return ``relu(g - M (1 - m))``; with a stride, of the mask's elements ``m[:, :, r::s, c::t]``.
 
-    With another term it is ``relu(g + other - M (1 - m))``.
+    With another term it is ``relu(g + other - M (1 - m))``, exact while ``|other|`` is less than 2^103.
 
     Exact for finite ``g``, whichever Conv a runtime makes the sum a part of: nothing but zero is added where ``m`` is
     one, and ``g - M`` is not positive. (``M m - M`` is not: a bias may come after the sum.)

@@ -36,7 +36,7 @@ MOST = 2
 """How many times as many channels the pointwise gradient may have, which are interleaved then; a resnet50 has twice."""
 
 
-Dropped = Callable[[Match, fx.Node], Tensor]
+Without = Callable[[Match, fx.Node], Tensor]
 """Computes what is positive where a mask is false, and else 0."""
 
 
@@ -57,7 +57,7 @@ class Bottleneck:
     weights: tuple[fx.Node, fx.Node | None]
 
 
-def find(node: Any) -> Bottleneck | None:
+def find_bottleneck(node: Any) -> Bottleneck | None:
     """Recognise the input gradient of a pointwise convolution that is computed from stride phases here."""
     if producer(node, aten.conv_transpose2d.input) is None or not _is_pointwise(node):
         return None
@@ -85,12 +85,12 @@ def _starts(found: Bottleneck) -> list[fx.Node]:
     return [*found.strided.all_input_nodes, found.mask, *filter(None, found.weights)]
 
 
-def _phases(match: Match, found: Bottleneck, dropped: Dropped) -> tuple[Phases, Transposed]:
+def _phases(match: Match, found: Bottleneck, without: Without) -> tuple[Phases, Transposed]:
     """Compute the phases of the pointwise gradient, and read the strided convolution."""
     op = read(match, found.strided)
     assert op is not None
     kernel = swap(scaled(match, *found.weights), 1)
-    off = dropped(match, found.mask)
+    off = without(match, found.mask)
     parts: Phases = [
         [
             None if part is None else torch.conv2d(added_mask(part, off, op.stride, (row, column)), kernel)
@@ -101,27 +101,27 @@ def _phases(match: Match, found: Bottleneck, dropped: Dropped) -> tuple[Phases, 
     return parts, op
 
 
-def pointwise_phases(match: Match, dropped: Dropped = dropped) -> Any:
+def pointwise_phases(match: Match, without: Without = dropped) -> Any:
     """``conv1x1(relu(interleave(P)) * m) -> interleave(conv1x1(relu(P_p - M (1 - m_p))))``.
 
     Then phases stay in onnxruntime's blocked layout through the mask, which is applied as the pass "added mask" does,
     and a mobilenet's have a sixth of the channels when they leave it: 5 % less time of a mobilenet_v2, 12 % for 8
     images, and 1 % of a resnet50, medians of interleaved runs.
     """
-    found = find(match.node)
+    found = find_bottleneck(match.node)
     if found is None:
         return NotImplemented
-    parts, op = _phases(match, found, dropped)
+    parts, op = _phases(match, found, without)
     return interleave(parts, op.size)
 
 
-def add_pointwise_phases(match: Match, dropped: Dropped = dropped) -> Any:
+def add_pointwise_phases(match: Match, without: Without = dropped) -> Any:
     """``interleave(a) + interleave(b) -> interleave(a + b)``, where ``a`` is of the above, ``b`` of a shortcut."""
     both = _both(match.node)
     if both is None:
         return NotImplemented
     found, shortcut = both
-    parts, op = _phases(match, found, dropped)
+    parts, op = _phases(match, found, without)
     other = read(match, shortcut)
     assert other is not None
     return interleave(add_phases(parts, phases(other)), op.size)
@@ -131,7 +131,7 @@ def _both(node: fx.Node) -> tuple[Bottleneck, fx.Node] | None:
     if len(node.args) != 2 or node.kwargs:
         return None
     for one, two in (node.args, node.args[::-1]):
-        found, shortcut = find(one), producer(two, aten.conv_transpose2d.input)
+        found, shortcut = find_bottleneck(one), producer(two, aten.conv_transpose2d.input)
         if found is None or shortcut is None or not splits(shortcut):
             continue
         alone = used_once(found.node) and used_once(shortcut)
@@ -143,7 +143,7 @@ def _both(node: fx.Node) -> tuple[Bottleneck, fx.Node] | None:
 
 def read_by_one(node: fx.Node) -> list[fx.Node] | None:
     """Return what the first starts from, or None where it does not apply."""
-    found = find(node)
+    found = find_bottleneck(node)
     return None if found is None else _starts(found)
 
 

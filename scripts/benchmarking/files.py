@@ -45,7 +45,7 @@ def sources(part: str) -> str:
 
 
 def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:
-    """Return the folder of a network's files of one kind; those of other sources lie beside it."""
+    """Return the folder of a network's files of one kind, by what they are made from."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec)
     return cache / f"{name}-{side}-{kind}" / key(kind)
 

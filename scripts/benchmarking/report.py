@@ -106,6 +106,7 @@ RACES = {
 WITHIN_CPU = (
     ("onnxruntime: artifact / forward only", c.ARTIFACT, c.YARDSTICK),
     ("onnxruntime: artifact for finite values / forward only", c.ARTIFACT_FINITE, c.YARDSTICK),
+    ("onnxruntime: artifact for finite values / artifact", c.ARTIFACT_FINITE, c.ARTIFACT),
     ("OpenVINO: artifact / forward only", c.OPENVINO, c.OPENVINO_YARDSTICK),
     ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
     ("live autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT),

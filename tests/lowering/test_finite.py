@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from exporter.lowering.finite import LEAST_CEILING, below_zero_or_at_ceiling
+from exporter.canonicalize import canonicalize
+from exporter.capture import capture
+from exporter.differentiate import differentiate
+from exporter.lowering import DEFAULT_TARGET, lower
+from exporter.lowering.blocked import is_blocked
+from exporter.lowering.finite import CEILINGS, below_zero_or_at_ceiling
+from exporter.methods import METHODS
+from exporter.program import Program
+from tests.test_exact import NETWORKS, whole
 
-CEILINGS = (6.0, 1.0, 2.0, 0.01, 20.0, LEAST_CEILING, 3e38, math.inf)
-"""A ReLU6's; powers of two, whose next number below is nearer than the one above; and the ends of the range."""
+LEVELS = (6.0, 1.0, 2.0, 20.0, 0.5, *CEILINGS, math.inf)
+"""A ReLU6's ceiling; powers of two, whose neighbour below is nearer than the one above; the least and the greatest."""
 
 
 def values(ceiling: float, dtype: torch.dtype) -> list[float]:
@@ -21,14 +33,14 @@ def values(ceiling: float, dtype: torch.dtype) -> list[float]:
     below = [top]
     for _ in range(3):
         below.append(np.nextafter(below[-1], numbers(0)))
-    return [float(one) for one in (0.0, -0.0, *below, top / 2, top / 3, top * numbers(0.999))]
+    least = 1e-20 if dtype == torch.float32 else 1e-15
+    between = [one for one in (least, 1e-10, 1e-6, 1e-3, 1.0, 100.0) if one < ceiling]
+    return [float(one) for one in (0.0, -0.0, *below, top / 2, top / 3, top * numbers(0.999), *between)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("ceiling", CEILINGS)
+@pytest.mark.parametrize("ceiling", LEVELS)
 def test_arithmetic_tells_what_a_comparison_tells(ceiling: float, dtype: torch.dtype) -> None:
-    if ceiling != math.inf:
-        ceiling = float(torch.tensor(ceiling, dtype=dtype))  # as hardtanh clips there
     y = torch.tensor(values(ceiling, dtype), dtype=dtype)
     found = below_zero_or_at_ceiling(y.reshape(1, 1, 1, -1), ceiling).flatten()
     assert torch.isfinite(found).all()
@@ -47,3 +59,66 @@ def test_infinity_lets_pass_and_nan_is_not_told() -> None:
     found = below_zero_or_at_ceiling(y).flatten()
     assert found[0] == 0
     assert found[1].isnan()
+
+
+class Net(nn.Module):
+    """A convolution whose channels fill a block, what comes after it, and a convolution of the same."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.after = after
+        self.head = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.after(self.conv(x))).sum((2, 3))
+
+
+def explicit(model: nn.Module, images: Tensor, method: str = "guided") -> Program:
+    return differentiate(canonicalize(capture(model.eval(), images)), METHODS[method])
+
+
+def count(program: Program) -> Counter[str]:
+    names = Counter(str(node.target) for node in program.graph.nodes)
+    return Counter({name: times for name, times in names.items() if not name.startswith("aten.sym_")})
+
+
+@pytest.mark.parametrize(
+    ("after", "blocked"),
+    [
+        (F.relu, True),
+        (lambda y: F.relu(F.max_pool2d(y, 2)), True),
+        (lambda y: F.relu(F.avg_pool2d(y, 2)), True),
+        (lambda y: F.relu(y + F.max_pool2d(y, 3, 1, 1)), True),
+        (lambda y: F.relu(torch.cat([y, y], 2)), False),
+        (lambda y: F.relu(y[:, :, 1:]), False),
+        (lambda y: F.relu(y.transpose(1, 2).flip(1).transpose(1, 2)), False),
+    ],
+)
+def test_what_stays_in_blocks(after: Callable[[Tensor], Tensor], blocked: bool) -> None:
+    program = explicit(Net(after), torch.zeros(2, 3, 10, 10))
+    y = next(node for node in program.graph.nodes if node.target == torch.ops.aten.relu.default)
+    assert is_blocked(y) is blocked
+
+
+@pytest.mark.parametrize(
+    "ceiling",
+    [
+        1e-9,  # too low
+        1e9,  # too high
+        1 - 1e-9,  # float32 has no such number, and clips at one
+        7.99999999,
+    ],
+)
+def test_other_ceilings_are_compared(ceiling: float) -> None:
+    program = explicit(Net(nn.Hardtanh(0, ceiling)), torch.zeros(2, 3, 10, 10))
+    assert count(lower(program, "onnxruntime-finite"))["aten.lt.Scalar"] == 2  # this one and the target's
+    clipped = explicit(Net(nn.Hardtanh(0, 20)), torch.zeros(2, 3, 10, 10))
+    assert count(lower(clipped, "onnxruntime-finite"))["aten.lt.Scalar"] == 1
+
+
+@pytest.mark.parametrize("method", ["gradient", "deconvnet"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith(("blocks", "bottleneck"))])
+def test_other_rules_have_the_default_lowering(name: str, method: str) -> None:
+    program = explicit(*whole(name), method)
+    assert count(lower(program, "onnxruntime-finite")) == count(lower(program, DEFAULT_TARGET))

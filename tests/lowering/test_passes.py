@@ -87,6 +87,8 @@ CASES = [
     ("added mask", "blocks, pools and relu6", {"mul.Tensor": 4}, {"conv2d.default": 2, "add.Tensor": 2}),
     ("blocked mask", "blocks", {"mul.Tensor": 6, "gt.Scalar": 6}, {"conv2d.default": 8, "add.Tensor": 3}),
     ("blocked mask", "blocks, pools and relu6", {"gt.Scalar": 8, "lt.Scalar": 2}, {"conv2d.default": 12}),
+    ("blocked mask", "blocks beside nothing", {"gt.Scalar": 14, "lt.Scalar": 2}, {"conv2d.default": 17}),
+    ("blocked mask", "blocks beside each other", {"gt.Scalar": 6}, {"conv2d.default": 8}),
     (
         "blocked pointwise phases",
         "inverted bottleneck",
@@ -161,6 +163,9 @@ def test_a_pass_leaves_what_its_formula_does_not_cover(name: str, network: str) 
         ("added mask", "blocks, pools and relu6"),
         ("pointwise phases", "inverted bottleneck"),
         ("add pointwise phases", "bottleneck, stride 2"),
+        ("blocked mask", "blocks beside nothing"),
+        ("blocked pointwise phases", "inverted bottleneck"),
+        ("add blocked pointwise phases", "bottleneck, stride 2"),
     ],
 )
 def test_only_float32_is_computed_in_blocks(name: str, network: str) -> None:
