@@ -43,9 +43,7 @@ CEILINGS = 2.0**-16, 2.0**16
 def arithmetic(match: Match, mask: fx.Node) -> Tensor:
     """Return what is positive where a mask is false and 0 where it is true: by arithmetic, if that stays in blocks."""
     kept = _kept(mask)
-    if kept is None or not is_blocked(kept[0]):
-        return dropped(match, mask)
-    return below_zero_or_at_ceiling(match.value(kept[0]), kept[1])
+    return dropped(match, mask) if kept is None else below_zero_or_at_ceiling(match.value(kept[0]), kept[1])
 
 
 def below_zero_or_at_ceiling(y: Tensor, ceiling: float = math.inf) -> Tensor:
@@ -81,7 +79,7 @@ def below_zero_or_at_ceiling(y: Tensor, ceiling: float = math.inf) -> Tensor:
 
 
 def _kept(mask: fx.Node) -> tuple[fx.Node, float] | None:
-    """Recognise ``y > 0`` and ``0 < y < c`` of the output of a rectifier with that ceiling; return ``y`` and ``c``."""
+    """Recognise ``y > 0`` and ``0 < y < c`` of an output in blocks that is clipped there; return ``y`` and ``c``."""
     both = producer(mask, aten.__and__.Tensor)
     above = producer(both.args[1], aten.lt.Scalar) if both else None
     y = positive_where(mask if both is None else both.args[0])
@@ -91,7 +89,7 @@ def _kept(mask: fx.Node) -> tuple[fx.Node, float] | None:
     ceiling = math.inf if above is None else arguments(above)[1]
     least, greatest = CEILINGS
     fits = ceiling == math.inf or (least <= ceiling <= greatest and float(np.float32(ceiling)) == ceiling)
-    return (y, ceiling) if clips == ceiling and fits else None
+    return (y, ceiling) if clips == ceiling and fits and is_blocked(y) else None
 
 
 @dataclass(frozen=True)
@@ -101,21 +99,22 @@ class _Masked:
     Attributes:
         conv: The term of it that a Conv computes, or None.
         other: Its other term, or None.
-        mask: The mask.
-        y: What the mask compares.
+        y: The rectifier's output, which the mask compares.
+        ceiling: Where that is clipped.
     """
 
     conv: fx.Node | None
     other: fx.Node | None
-    mask: fx.Node
     y: fx.Node
+    ceiling: float
 
 
 def _find(node: fx.Node) -> _Masked | None:
     found = masked(node) if scope_of(node).endswith(".vjp") else None
-    kept = None if found is None or not found.positive else _kept(found.mask)
-    terms = None if found is None or kept is None or not is_blocked(kept[0]) else _terms(found.g)
-    return _Masked(*terms, found.mask, kept[0]) if found and kept and terms else None
+    if found is None or not found.positive:
+        return None
+    kept, terms = _kept(found.mask), _terms(found.g)
+    return _Masked(*terms, *kept) if kept and terms else None
 
 
 def _terms(g: fx.Node) -> tuple[fx.Node | None, fx.Node | None] | None:
@@ -150,7 +149,7 @@ def _blocked_mask(match: Match) -> Any:
     found = _find(match.node)
     if found is None:
         return NotImplemented
-    off = arithmetic(match, found.mask)
+    off = below_zero_or_at_ceiling(match.value(found.y), found.ceiling)
     if found.other is None:
         return added_mask(match.value(found.conv), off)
     other = match.value(found.other)
