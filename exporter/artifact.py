@@ -70,7 +70,10 @@ class Artifact:
         missing = [key for key in ("model", "method", "inputs", "outputs", "files", "parity") if key not in manifest]
         if missing:
             raise ArtifactError(f"{path} is damaged: it lacks {', '.join(missing)}")
-        for format, file in manifest["files"].items():
+        files = manifest["files"]
+        if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
+            raise ArtifactError(f"{path} is damaged: its files are no table")
+        for format, file in files.items():
             if FILES.get(format) != file.get("name") or "sha256" not in file:
                 raise ArtifactError(f"{path} is damaged: its entry for {format!r} names no file of an artifact")
         return cls(folder, manifest)
@@ -110,6 +113,15 @@ class Artifact:
         strays = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in described)
         if strays:
             raise ArtifactError(f"{self.folder} holds what its manifest does not describe: {', '.join(strays[:3])}")
+
+
+def spec_of(folder: Path) -> str | None:
+    """Return which network's artifact a folder holds, by its ``--model`` SPEC; None if it holds none of a SPEC."""
+    try:
+        found: str | None = Artifact.open(folder).manifest["model"].get("spec")
+    except (ArtifactError, AttributeError):
+        return None
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -79,6 +79,7 @@ def verify(
             dimensions=[Dimension(**dimension) for dimension in manifest["dynamic"]],
             seed=manifest["seed"] if seed is None else seed,
             batches=batches,
+            skip=manifest["parity"]["skipped"],
         ),
     )
 

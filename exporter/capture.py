@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import keyword
 import logging
 import re
 import traceback
@@ -26,6 +27,7 @@ from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
 from exporter.network import Network, as_network, draw, evaluating
+from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
 from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
 from exporter.uncollected import uncollected
@@ -147,7 +149,8 @@ def _export(network: Network) -> torch.export.ExportedProgram:
     )
     try:
         with _quiet():
-            with _WithoutDropout():
+            throughout = Throughout() if network.signature.dtype == "float64" else contextlib.nullcontext()
+            with _WithoutDropout(), throughout:
                 exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return functionalize(exported)
     except Exception as error:
@@ -287,13 +290,18 @@ def _check_outputs(network: Network, exported: torch.export.ExportedProgram, ima
 
 
 def _free(name: str, taken: Container[str], inputs: Sequence[str]) -> str:
-    """Return a tensor's name, changed where an input or an output of the artifact has it."""
-    first, dot, rest = name.partition(".")
-    free = first
-    reserved = {*inputs, TARGET, LOGITS, ATTRIBUTION, *(f"{ATTRIBUTION}_{name}" for name in inputs)}
-    while free in reserved or (free != first and f"{free}{dot}{rest}" in taken):
-        free += "_"
-    return f"{free}{dot}{rest}"
+    """Return a tensor's name, changed where it cannot be an attribute, or an input or output of the artifact has it."""
+    reserved = {*inputs, TARGET, LOGITS, ATTRIBUTION, *(f"{ATTRIBUTION}_{name}" for name in inputs), *_GRAPH_MODULES}
+    parts = [f"{part}_" if keyword.iskeyword(part) else part for part in name.split(".")]
+    free = ".".join(parts)
+    while parts[0] in reserved or (free != name and free in taken):
+        parts[0] += "_"
+        free = ".".join(parts)
+    return free
+
+
+_GRAPH_MODULES = {"meta", *vars(fx.GraphModule)}
+"""Attributes of its own that a module made of a graph has."""
 
 
 class _Names:

@@ -138,14 +138,17 @@ def export_command(
         if inputs and sample_shape:
             raise UsageError("--input-shape is for a network of one input; with --input each names its own shape")
         with uncollected():
+            from exporter.artifact import spec_of
             from exporter.pipeline import export
             from exporter.sources import resolve
         with stages.stage("load model"):
             source = resolve(spec, weights=weights, sample_shape=sample_shape, seed=seed, arguments=arguments)
+        folder = output or Path("artifacts") / f"{source.name}-{method}"
+        replaced = None if output else spec_of(folder)
         artifact = export(
             source.model,
             inputs or source.sample_shape,
-            output or Path("artifacts") / f"{source.name}-{method}",
+            folder,
             method=method,
             formats=formats,
             opset=opset,
@@ -157,7 +160,7 @@ def export_command(
             description=source.describe(),
             stages=stages,
         )
-    report.exported(source, artifact, stages)
+    report.exported(source, artifact, stages, replaced)
 
 
 @main.command("verify", context_settings={"help_option_names": ["-h", "--help"]})

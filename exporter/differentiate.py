@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from exporter.errors import UnsupportedModel, UnsupportedOp
-from exporter.methods import Method
+from exporter.methods import Method, selected
 from exporter.program import (
     Program,
     any_size,
@@ -25,6 +25,8 @@ from exporter.program import (
 from exporter.rectifiers import active, rectifier_ceiling
 from exporter.rules import NO_GRADIENT, VJPS, Rule
 from exporter.signature import TARGET
+
+aten = torch.ops.aten
 
 
 def differentiate(
@@ -51,7 +53,7 @@ def differentiate(
     logits_node = program.outputs[0]
     if logits_node not in reached:
         raise UnsupportedModel("the logits do not depend on the image: there is nothing to attribute")
-    pullback = _Pullback(method, formulations or {}, reached)
+    pullback = _Pullback(method, formulations or {}, reached, _before_poles(program))
 
     fakes = {name: node.meta["val"] for node, name in program.names().items()}
     inputs = {name: fakes.pop(name) for name in program.inputs}
@@ -68,6 +70,7 @@ def differentiate(
             if node.op == "call_function" and node in cotangents:
                 with scope(f"{scope_of(node)}.vjp"), any_size(node):
                     for argument, ct in pullback(node, cotangents.pop(node), env):
+                        ct = _of_dtype(ct, env[argument])
                         cotangents[argument] = _sum(cotangents[argument], ct) if argument in cotangents else ct
         return logits, *(cotangents[s] if s in cotangents else torch.zeros_like(env[s]) for s in sources)
 
@@ -85,11 +88,57 @@ def seed(logits: Tensor, target: Tensor) -> Tensor:
     return torch.zeros_like(logits).scatter(1, chosen.unsqueeze(1), 1.0)
 
 
+def _of_dtype(ct: Any, value: Any) -> Any:
+    """Return a cotangent in its value's dtype, as autograd does: a product with another dtype's has that."""
+    if isinstance(ct, Tensor) and isinstance(value, Tensor) and ct.dtype != value.dtype:
+        return ct.type_as(value)
+    return ct
+
+
 def _sum(a: Any, b: Any) -> Any:
     """Add cotangents; those of a list of outputs one by one, where None stands for zero."""
     if isinstance(a, list):
         return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
     return a + b
+
+
+POLES = {aten.acos.default, aten.asin.default, aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor, aten.sqrt.default}
+"""Operators with an infinite derivative where they are finite themselves, as a square root's at 0."""
+
+_PRODUCTS = {
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+    aten.linear.default,
+    aten.matmul.default,
+    aten.mm.default,
+}
+"""Operators that make NaN of an infinite cotangent, for every value that they read."""
+
+
+def _before_poles(program: Program) -> set[fx.Node]:
+    """Return the rectifiers whose cotangent may be infinite where nothing passes: 0 times that would be NaN."""
+    infinite: set[fx.Node] = set()
+    found = set()
+    for node in reversed(program.graph.nodes):
+        if node.op != "call_function" or node.target in _PRODUCTS:
+            continue
+        if node in infinite and rectifier_ceiling(node.target, *node.args[1:], **node.kwargs) is not None:
+            found.add(node)
+        elif node in infinite or (node.target in POLES and not _is_smooth(node)):
+            infinite.update(node.all_input_nodes)
+    return found
+
+
+def _is_smooth(node: fx.Node) -> bool:
+    """Tell whether a power has a finite derivative wherever it is finite."""
+    exponent = node.args[1] if node.target == aten.pow.Tensor_Scalar else None
+    return isinstance(exponent, (int, float)) and not 0 < exponent < 1
 
 
 def _reached(program: Program, sources: list[fx.Node]) -> set[fx.Node]:
@@ -107,9 +156,14 @@ class _Pullback:
     """Sends a node's cotangent to those of its arguments that an input reaches."""
 
     def __init__(
-        self, method: Method, formulations: Mapping[torch._ops.OpOverload, Rule], reached: set[fx.Node]
+        self,
+        method: Method,
+        formulations: Mapping[torch._ops.OpOverload, Rule],
+        reached: set[fx.Node],
+        before_poles: set[fx.Node],
     ) -> None:
         self._method = method
+        self._before_poles = before_poles
         self._formulations = formulations
         self._reached = reached
 
@@ -151,7 +205,8 @@ class _Pullback:
         if position == 0:
             ceiling = rectifier_ceiling(op, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
         if ceiling is not None:
-            return lambda ct, y, *args, **kwargs: self._method.rule(ct, active(y, ceiling))
+            keep = selected if node in self._before_poles else torch.mul
+            return lambda ct, y, *args, **kwargs: self._method.rule(ct, active(y, ceiling), keep)
         rule = VJPS.get((op, position))
         if rule is None:
             raise UnsupportedOp(missing_rule(node, position))

@@ -50,6 +50,7 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     Raises:
         Exception: Of many kinds, where PyTorch cannot.
     """
+    _detach_without_grad(exported.graph)
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
     families = _families(calls)
     if not all(map(_is_known, calls)) or not all(map(_may_change, families)):
@@ -57,6 +58,18 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     for family in families:
         _replace(family)
     return exported
+
+
+def _detach_without_grad(graph: fx.Graph) -> None:
+    """Detach what a network computes under ``torch.no_grad()``: functionalised, the block is no longer seen."""
+    for block in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_set_grad_enabled):
+        for value in [] if block.args[0] else list(block.users):
+            with graph.inserting_after(value):
+                detached = graph.call_function(aten.detach.default, (value,))
+            detached.meta = dict(value.meta)
+            value.replace_all_uses_with(
+                detached, delete_user_cb=lambda user, own=detached: user is not own and user.op != "output"
+            )
 
 
 def _is_known(node: fx.Node) -> bool:

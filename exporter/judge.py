@@ -104,6 +104,7 @@ class Judge:
         dimensions: Sequence[Dimension] = (Dimension(BATCH),),
         seed: int = 0,
         batches: Sequence[int] = BATCHES,
+        skip: str = "",
     ) -> None:
         """Plan.
 
@@ -113,6 +114,7 @@ class Judge:
             dimensions: The sizes that may vary.
             seed: Of the inputs and targets.
             batches: Batch sizes.
+            skip: Why nothing is tried in float64, where that is known beforehand.
         """
         own = network.signature.inputs
         resized = enumerate(other_sizes(network.signature, dimensions))
@@ -124,6 +126,7 @@ class Judge:
         self.method = method
         self.seed = seed
         self.cases: list[Case] = []
+        self._skip = skip
         self._dtype = network.signature.dtype
         self._own: _Autograd | None = None
         self._exact: Network | Exception | None = None
@@ -145,12 +148,13 @@ class Judge:
         drawn = draw(inputs, size, generator)
         choose = _Choice(self._dtype, sum(len(case.target) for case in self.cases), generator)
         values, undecided = self._autograd()(drawn, choose)
-        exactly = 0 if self._dtype == "float64" else exactly
+        exactly = 0 if self._dtype == "float64" or self._skip else exactly
         self.cases.append(Case(drawn, choose.target, values, undecided, exactly))
         return self.cases[-1]
 
     def _judge_planned(self) -> list[Case]:
-        if self._dtype != "float64":  # before the network runs: what it keeps of a run with gradients cannot be copied
+        if self._dtype != "float64" and not self._skip:
+            # Before the network runs: what it keeps of a run with gradients cannot be copied.
             self._exact = _in_float64(self.network)
         return [self._judge(*planned) for planned in self._plan]
 
@@ -162,13 +166,13 @@ class Judge:
                 raise exact
             for case in cases:
                 assert exact is not None
-                case.exact, undecided = _Autograd(exact, self.method, "float64")(*case.start(case.exactly))
+                case.exact, undecided = _Autograd(exact, self.method, "float64", twin=True)(*case.start(case.exactly))
                 case.undecided[: case.exactly] = undecided
         except Exception as error:  # it may pin float32
             for case in cases:
                 case.exact = None
             return f"the network does not run in float64: {first_line(error)}"
-        return ""
+        return self._skip
 
     def _autograd(self) -> _Autograd:
         if self._own is None:
@@ -190,7 +194,8 @@ def _in_float64(network: Network) -> Network | Exception:
 class _Autograd:
     """Live autograd in one dtype: of the same values, at least as precise as what it judges."""
 
-    def __init__(self, network: Network, method: str, dtype: str) -> None:
+    def __init__(self, network: Network, method: str, dtype: str, *, twin: bool = False) -> None:
+        self._twin = twin
         self._model = network
         self._method = method
         self._dtype = getattr(torch, dtype)
@@ -201,7 +206,7 @@ class _Autograd:
     ) -> tuple[Values, list[int]]:
         """Return the values of a batch, and how many decisions of each sample float32 cannot make."""
         given = [x.to(self._dtype) if x.is_floating_point() else x for x in inputs]
-        logits, attributions, undecided = live(self._model, given, target, self._method, count=count)
+        logits, attributions, undecided = live(self._model, given, target, self._method, count=count, twin=self._twin)
         arrays = (attribution.numpy() for attribution in attributions)
         return Values(logits.numpy(), dict(zip(self._names, arrays, strict=True))), undecided.tolist()
 

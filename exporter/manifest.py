@@ -48,7 +48,8 @@ def describe(
         description: Further entries of the ``model`` section.
     """
     signature, model = network.signature, network.model
-    classes = int(explicit.outputs[0].meta["val"].shape[1])
+    logits = explicit.outputs[0].meta["val"]
+    classes = int(logits.shape[1])
     attributed = [given for given in signature.inputs if given.attributed]
     hashed = [partial(artifact.describe, path) for path in files.values()]
     weights, reduction, *described = together([partial(weights_sha256, model), network.reduction, *hashed])
@@ -72,7 +73,7 @@ def describe(
             {"name": TARGET, "dtype": "int64", "shape": [BATCH], "range": [PREDICTED, classes - 1]},
         ],
         "outputs": [
-            {"name": LOGITS, "dtype": signature.dtype, "shape": [BATCH, classes]},
+            {"name": LOGITS, "dtype": str(logits.dtype).removeprefix("torch."), "shape": [BATCH, classes]},
             *(_tensor(name, given, signature) for name, given in zip(signature.attributions, attributed, strict=True)),
         ],
         "dynamic": [asdict(dimension) for dimension in explicit.dimensions],

@@ -15,22 +15,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+Keep = Callable[[Tensor, Tensor], Tensor]
+"""``(g, mask) -> g`` where the mask holds, and 0 elsewhere: a product, or :func:`selected`."""
 
-def guided(g: Tensor, active: Tensor) -> Tensor:
+
+def selected(g: Tensor, mask: Tensor) -> Tensor:
+    """Return ``g`` where the mask holds, and 0 elsewhere even if ``g`` is infinite there, as ``0 * inf`` is not."""
+    return torch.where(mask, g, 0.0)
+
+
+def guided(g: Tensor, active: Tensor, keep: Keep = torch.mul) -> Tensor:
     """Guided backpropagation: keep what was active and argues for the target. arXiv:1412.6806, section 3.4."""
-    return g * active * (g > 0)
+    return keep(keep(g, active), g > 0)
 
 
-def gradient(g: Tensor, active: Tensor) -> Tensor:
+def gradient(g: Tensor, active: Tensor, keep: Keep = torch.mul) -> Tensor:
     """The plain gradient: keep what was active. arXiv:1312.6034, section 3."""
-    return g * active
+    return keep(g, active)
 
 
-def deconvnet(g: Tensor, active: Tensor) -> Tensor:
+def deconvnet(g: Tensor, active: Tensor, keep: Keep = torch.mul) -> Tensor:
     """The deconvolutional network: keep what argues for the target. arXiv:1311.2901, section 2.1."""
-    return g * (g > 0)
+    return keep(g, g > 0)
 
 
 @dataclass(frozen=True)
@@ -39,14 +48,14 @@ class Method:
 
     Attributes:
         name: As given to ``--method``.
-        rule: ``(g, active) -> cotangent of x``; ``active`` is boolean, true where the rectifier passes its input.
+        rule: ``(g, active, keep) -> cotangent of x``; ``active`` is boolean, true where the rectifier passes its input.
         formula: The rule in one line.
         words: The rule in words.
         source: Where the method was published.
     """
 
     name: str
-    rule: Callable[[Tensor, Tensor], Tensor]
+    rule: Callable[..., Tensor]
     formula: str
     words: str
     source: str

@@ -24,6 +24,7 @@ RANGES: dict[torch._ops.OpOverload, Callable[..., tuple[float, float]]] = {
     aten.hardtanh.default: lambda low=-1.0, high=1.0: (low, high),
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
+    aten.clip.default: _clamp,
     aten.threshold.default: lambda threshold, value: (0.0 if threshold == value == 0 else -inf, inf),
 }
 """Operator -> the range ``(low, high)`` that it clips its input to, from its arguments after the input."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exporter.errors import UnsupportedModel
+from exporter.precision import Throughout
 
 Call = tuple[float, float | None]
 """Where a call clips: (low, high); high is None where it does not."""
@@ -32,6 +33,7 @@ def live(
     method: str,
     *,
     count: bool = True,
+    twin: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Compute logits and attributions by autograd.
 
@@ -41,6 +43,7 @@ def live(
         target: int64 ``[N]``, or what chooses it from the logits; -1 stands for the predicted class.
         method: ``guided``, ``gradient`` or ``deconvnet``.
         count: Whether to count the decisions that float32 cannot make; without, all counts are 0.
+        twin: Whether a model in float64 stands for one in a narrower dtype; see :mod:`exporter.precision`.
 
     Raises:
         UnsupportedModel: Autograd finds no way from the logits to any input.
@@ -53,7 +56,7 @@ def live(
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    throughout = Throughout() if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
+    throughout = Throughout(twin) if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
     with torch.enable_grad(), throughout, PlainOrder(), Rectify(method, count) as rectify:
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
@@ -79,27 +82,6 @@ def _by_sample(counts: Tensor, batch: int) -> Tensor:
     if len(counts) % batch:
         return counts.sum().expand(batch)
     return counts.reshape(batch, -1).sum(1)
-
-
-class Throughout(TorchFunctionMode):
-    """Lets a network compute in float64 throughout: where it casts what is float64 to float32, it stays as it is.
-
-    A program has no such cast, for its network was captured in float32. So the judge must not round there either.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run a call, of a float64 tensor with that dtype where it names float32."""
-        kwargs = kwargs or {}
-        if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
-            return func(*args, **kwargs)
-        if func is Tensor.float:
-            return args[0]
-        wider = {torch.float32: torch.float64}
-        args = tuple(wider.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
-        kwargs = {key: wider.get(one, one) if isinstance(one, torch.dtype) else one for key, one in kwargs.items()}
-        return func(*args, **kwargs)
 
 
 class PlainOrder(TorchFunctionMode):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from exporter.stages import Stages
 
 
-def exported(source: Source, artifact: Artifact, stages: Stages) -> None:
-    """Print what was built, how well it agrees, and what it cost."""
+def exported(source: Source, artifact: Artifact, stages: Stages, replaced: str | None = None) -> None:
+    """Print what was built, how well it agrees, and what it cost; and which SPEC's artifact was there before."""
     console = _console()
     manifest = artifact.manifest
     *inputs, _ = (f"{given['name']} [{', '.join(map(str, given['shape']))}]" for given in manifest["inputs"])
@@ -36,6 +36,8 @@ def exported(source: Source, artifact: Artifact, stages: Stages) -> None:
     _proof(console, manifest["parity"], manifest["files"])
     times = ", ".join(f"{stage.name} {stage.seconds:.1f} s" for stage in stages.done)
     console.print(f"{times}; peak {max(stage.peak_mib for stage in stages.done):,.0f} MiB.")
+    if replaced not in (None, source.spec):
+        console.print(f"Note: the artifact of {replaced} was there before; --output names another folder.")
     console.print(f"Written: {artifact.folder}{os.sep}")
 
 

@@ -59,6 +59,7 @@ class Session:
         inputs: Names of the inputs but for the target, in order.
         attributed: Those of them that have an attribution.
         classes: How many there are, where the runtime does not refuse another target by itself.
+        signature: What the inputs must be like, where that is known: else the runtime says what does not fit.
     """
 
     def __init__(self, run: Run, inputs: Sequence[str] = (IMAGE,), attributed: Sequence[str] = (IMAGE,)) -> None:
@@ -67,6 +68,7 @@ class Session:
         self.inputs = tuple(inputs)
         self.attributed = tuple(attributed)
         self.classes: int | None = None
+        self.signature: Signature | None = None
 
     def __call__(self, image: ArrayLike | Mapping[str, ArrayLike], target: int | ArrayLike = PREDICTED) -> Explanation:
         """Predict and explain a batch.
@@ -76,11 +78,14 @@ class Session:
             target: One class for all samples, or int64 ``[N]``; -1 is the predicted class.
 
         Raises:
-            UsageError: An input is missing, has no such name or another batch size; the target's shape is not
-                ``[N]``, its values are not integers, or, on a GPU, they are outside ``[-1, K)``.
+            UsageError: An input is missing, has no such name or another dtype, shape or batch size; the target's
+                shape is not ``[N]``, its values are not integers, or, on a GPU, they are outside ``[-1, K)``.
             Exception: The runtime refused the input, for example a target outside ``[-1, K)``; the type is its own.
         """
         arrays = [np.ascontiguousarray(array) for array in self._in_order(image)]
+        if self.signature is not None:
+            for given, array in zip(self.signature.inputs, arrays, strict=True):
+                _check(given, array, self.signature)
         target = np.asarray(target)
         if not np.issubdtype(target.dtype, np.integer):
             raise UsageError(f"target has dtype {target.dtype}; classes are integers")
@@ -110,6 +115,19 @@ class Session:
         return [image[name] for name in self.inputs]
 
 
+def _check(given: Input, array: Array, signature: Signature) -> None:
+    """Refuse an array of another dtype or shape than an input has."""
+    if array.dtype != given.dtype:
+        raise UsageError(f"{given.name} has dtype {array.dtype}; the artifact takes {given.dtype}")
+    varying = signature.dynamic_axes(given)
+    fits = array.ndim == len(given.shape) + 1 and all(
+        axis in varying or array.shape[axis] == size for axis, size in enumerate(given.shape, start=1)
+    )
+    if not fits:
+        wanted = ", ".join(str(varying.get(axis, size)) for axis, size in enumerate((0, *given.shape)))
+        raise UsageError(f"{given.name} has shape {list(array.shape)}; the artifact takes [{wanted}]")
+
+
 def load(
     folder: str | os.PathLike[str],
     runtime: str = "onnxruntime",
@@ -135,9 +153,11 @@ def load(
     path = artifact.file(RUNTIMES[runtime])
     if (runtime, device) == ("onnxruntime", "cuda"):
         cuda.check_optimized_for(artifact.manifest.get("optimize_for"))
-    inputs = Signature.of_manifest(artifact.manifest).inputs
+    signature = Signature.of_manifest(artifact.manifest)
     classes = artifact.manifest["outputs"][0]["shape"][1]
-    return open_session(path, runtime, inputs, threads=threads, device=device, classes=classes)
+    session = open_session(path, runtime, signature.inputs, threads=threads, device=device, classes=classes)
+    session.signature = signature
+    return session
 
 
 def open_session(

@@ -144,7 +144,7 @@ def name_attributions(inputs: Sequence[str], attributed: Sequence[str]) -> tuple
 
 def _check_name(name: str) -> None:
     """Refuse a name that no runtime takes, or that the artifact needs itself."""
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+    if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name) or name.startswith("_"):
         raise UsageError(f"an input cannot be named {name!r}; take a name as in Python, for example left")
     if name in (TARGET, LOGITS) or name.startswith(ATTRIBUTION):
         raise UsageError(f"an input cannot be named {name!r}: the artifact has a tensor of that name itself")

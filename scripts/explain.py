@@ -39,7 +39,7 @@ def main(artifact: Path, image: Path, output: Path, target: int, runtime: str | 
         session = exporter.load(artifact, runtime)
         photograph, pixels = read_image(image, manifest)
         check_target(target, manifest)
-        logits, attribution = session(pixels, target)
+        logits, attribution = session(pixels.astype(manifest["inputs"][0]["dtype"]), target)
     except exporter.SaliportError as error:
         click.echo(f"explain: {error}", err=True)
         sys.exit(2)

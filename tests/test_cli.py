@@ -73,6 +73,16 @@ def test_an_untrained_network_says_so() -> None:
     assert manifest["model"]["weights"] == "untrained, seed 0"
 
 
+def test_another_network_of_the_same_name_replaces_an_artifact_and_says_so(nets: str) -> None:
+    other = Path("other/nets.py")
+    other.parent.mkdir()
+    other.write_text(Path(nets).read_text())
+    for file, note in ((nets, False), (nets, False), (str(other), True)):
+        result = run("--model", f"{file}:tiny", "--input-shape", "4", "--format", "torchscript")
+        assert result.exit_code == 0, result.output
+        assert (f"Note: the artifact of {nets}:tiny was there before" in result.stdout) == note
+
+
 def test_a_factory_in_a_file(nets: str) -> None:
     result = run("--model", f"{nets}:tiny", "--input-shape", "4", "--output", "out")
     assert result.exit_code == 0, result.output
@@ -133,7 +143,7 @@ def test_running_an_onnx_artifact_does_not_import_torch() -> None:
 def test_a_wrong_rule_is_caught_and_nothing_is_written(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("--model", f"{nets}:tiny", "--input-shape", "4", "--output", "out").exit_code == 0
     before = snapshot()
-    wrong = methods.Method("guided", lambda g, active: g * active * (g > 0.1), "", "", "")
+    wrong = methods.Method("guided", lambda g, active, keep: g * active * (g > 0.1), "", "", "")
     monkeypatch.setitem(methods.METHODS, "guided", wrong)
     result = run("--model", f"{nets}:tiny", "--input-shape", "4", "--output", "out")
     assert result.exit_code == 1

@@ -33,6 +33,7 @@ SHAPES = {2: (6,), 3: (4, 6), 4: (3, 6, 5), 5: (2, 3, 4, 4)}
 """Rank with the batch -> one input's shape, on which most templates can be written."""
 
 NEVER_DRAWN = {
+    "aten.clip.default": "canonicalize writes clamp",
     "aten.squeeze.default": "would take away the batch of one image",
     "aten.view.default": "canonicalize writes reshape",
 }

@@ -46,6 +46,8 @@ CALLS = [
     (aten.clamp.default, (1e-6,), {}, None),
     (aten.clamp.default, (0, 0), {}, None),
     (aten.clamp.default, (0, -1), {}, None),
+    (aten.clip.default, (0,), {}, inf),
+    (aten.clip.default, (None, 6), {}, None),
     (aten.clamp_min.default, (0,), {}, inf),
     (aten.clamp_min.default, (), {"min": 0}, inf),
     (aten.clamp_min.default, (-1,), {}, None),

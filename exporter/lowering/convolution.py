@@ -17,8 +17,7 @@ from torch import Tensor, fx
 
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer, used_once
 from exporter.program import of_weights
-from exporter.rules.linear import per_axis
-from exporter.rules.table import known
+from exporter.sizes import known, per_axis
 
 FEW = 8
 """A Conv with fewer outputs computes mostly padding: the smallest block of onnxruntime's layout has that many."""

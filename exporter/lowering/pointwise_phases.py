@@ -30,7 +30,7 @@ from exporter.lowering.convolution import (
 from exporter.lowering.pointwise import masked
 from exporter.lowering.rewrite import Match, Pass, aten, producer, used_once
 from exporter.program import scope_of
-from exporter.rules.linear import per_axis
+from exporter.sizes import per_axis
 
 MOST = 2
 """How many times as many channels the pointwise gradient may have, which are interleaved then; a resnet50 has twice."""

@@ -22,7 +22,7 @@ from exporter.lowering.convolution import Phases, interleave, shuffle
 from exporter.lowering.pointwise import Masked, masked, positive_where
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, producer
 from exporter.lowering.taps import WHOLE, BlockedTaps, Read, SlicedTaps, pad, reads
-from exporter.rules.linear import per_axis
+from exporter.sizes import per_axis
 
 
 @dataclass(frozen=True)

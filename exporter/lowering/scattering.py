@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from exporter.lowering.pooling import Pool, apart, find, masked_pool, maxima
 from exporter.lowering.rewrite import Match, Pass, arguments, aten
-from exporter.rules.linear import per_axis
 from exporter.rules.pooling import max_pool2d
+from exporter.sizes import per_axis
 
 Select = Callable[[Tensor, Tensor], Tensor]
 """``(ct, y)``, each ``[N, C, H', W']``: returns ``ct`` where ``y > 0``, and zero elsewhere."""

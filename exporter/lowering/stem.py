@@ -12,7 +12,7 @@ from exporter.lowering.convolution import FEW, Phases, scaled, settings, unscale
 from exporter.lowering.pooling import Pool, comparable, masked_pool, maxima, starts, tap_phases
 from exporter.lowering.rewrite import Match, Pass, arguments, aten, used_once
 from exporter.lowering.taps import pad
-from exporter.rules.linear import per_axis
+from exporter.sizes import per_axis
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exporter.rules.table import known, unbroadcast, vjp
+from exporter.rules.table import unbroadcast, vjp
+from exporter.sizes import known, per_axis
 
 aten = torch.ops.aten
 
@@ -53,11 +54,6 @@ def fit(whole: Tensor, size: Sequence[int], padding: Sequence[int]) -> Tensor:
     for length, have, p in reversed(list(zip(size, whole.shape[-len(size) :], padding, strict=True))):
         widths += [-p, length + p - have]
     return torch.constant_pad_nd(whole, widths)
-
-
-def per_axis(value: Sequence[int], axes: int) -> list[int]:
-    """Repeat a single setting for every spatial axis."""
-    return list(value) * axes if len(value) == 1 else list(value)
 
 
 def uncovered(

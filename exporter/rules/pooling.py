@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exporter.rules.linear import TRANSPOSED, fit, per_axis
+from exporter.rules.linear import TRANSPOSED, fit
 from exporter.rules.table import vjp
+from exporter.sizes import per_axis
 
 aten = torch.ops.aten
 

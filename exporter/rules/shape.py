@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
-from exporter.rules.table import known, unbroadcast, vjp
+from exporter.rules.table import unbroadcast, vjp
+from exporter.sizes import known
 
 aten = torch.ops.aten
 

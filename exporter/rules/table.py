@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporter.sizes import is_one
+
 Rule = Callable[..., Any]
 
 VJPS: dict[tuple[torch._ops.OpOverload, int], Rule] = {}
@@ -30,22 +32,9 @@ def vjp(*ops: torch._ops.OpOverload, wrt: int = 0) -> Callable[[Rule], Rule]:
     return register
 
 
-def known(size: int | torch.SymInt) -> int | None:
-    """Return a size that is the same for every input, or None for one that varies."""
-    if isinstance(size, int):
-        return size
-    formula = size.node.expr
-    return int(formula) if formula.is_Integer else None
-
-
 def unbroadcast(ct: Tensor, like: Tensor) -> Tensor:
     """Sum a cotangent over the axes along which ``like`` was broadcast; returns ``like``'s shape."""
     if ct.ndim > like.ndim:
         ct = ct.sum(tuple(range(ct.ndim - like.ndim)))
-    axes = tuple(axis for axis in range(like.ndim) if _is_one(like.shape[axis]) and not _is_one(ct.shape[axis]))
+    axes = tuple(axis for axis in range(like.ndim) if is_one(like.shape[axis]) and not is_one(ct.shape[axis]))
     return ct.sum(axes, keepdim=True) if axes else ct
-
-
-def _is_one(size: int | torch.SymInt) -> bool:
-    """Tell a static size of 1 from any other; a dynamic size counts as larger, and no guard is made."""
-    return isinstance(size, int) and size == 1

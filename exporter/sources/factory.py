@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from exporter.errors import UsageError
-from exporter.sources.origin import did_you_mean, first_line
+from exporter.sources.origin import class_and_first_line, did_you_mean
 
 
 def call(
@@ -40,7 +40,9 @@ def call(
         raise
     except (Exception, SystemExit) as error:
         hint = ". Check --model-args" if arguments else ""
-        raise UsageError(f"--model {spec!r}: {called} raised {first_line(error)}{place(error)}{hint}") from error
+        raise UsageError(
+            f"--model {spec!r}: {called} raised {class_and_first_line(error)}{place(error)}{hint}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--model {spec!r}: {called} returned {type(model).__name__}, not an nn.Module")
     return model

@@ -16,7 +16,7 @@ import torch
 
 import models
 from exporter.errors import UsageError
-from exporter.sources.origin import first_line
+from exporter.sources.origin import class_and_first_line
 
 
 def load(name: str) -> ModuleType:
@@ -39,7 +39,7 @@ def load(name: str) -> ModuleType:
 
 def _broken(name: str, error: BaseException) -> UsageError:
     return UsageError(
-        f"{name} is installed but cannot be imported: {first_line(error)}. "
+        f"{name} is installed but cannot be imported: {class_and_first_line(error)}. "
         f"Install the build of {name} that belongs to torch {torch.__version__}."
     )
 
@@ -75,7 +75,7 @@ def fetching(spec: str, weights: str | None) -> Iterator[None]:
         ) from error
     except _unreachable() as error:
         raise UsageError(
-            f"--weights {weights} of {spec} cannot be fetched: {first_line(error)}. Is the hub within reach? "
+            f"--weights {weights} of {spec} cannot be fetched: {class_and_first_line(error)}. Is the hub within reach? "
             "If not, fetch the file elsewhere and pass it as --weights FILE."
         ) from error
 

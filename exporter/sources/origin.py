@@ -62,7 +62,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f" Did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def first_line(error: BaseException) -> str:
+def class_and_first_line(error: BaseException) -> str:
     """Return an error's class and the first line of its message: a message is one line long."""
     message = (str(error).strip() or "no message").splitlines()[0].rstrip(". ")
     return f"{type(error).__name__}: {message}"

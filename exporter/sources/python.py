@@ -16,7 +16,7 @@ from typing import Any
 
 from exporter.errors import UsageError
 from exporter.sources.factory import call
-from exporter.sources.origin import Made, did_you_mean, first_line
+from exporter.sources.origin import Made, class_and_first_line, did_you_mean
 
 OWN_PACKAGES = ("exporter", "models")
 """Names of Saliport's own packages, which a user's folder may have too."""
@@ -87,7 +87,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _unimportable(place: str, module: str, error: BaseException) -> UsageError:
-    return UsageError(f"{place} cannot be imported: {first_line(error)}{_line_in(module, error)}")
+    return UsageError(f"{place} cannot be imported: {class_and_first_line(error)}{_line_in(module, error)}")
 
 
 @contextmanager

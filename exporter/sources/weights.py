@@ -33,6 +33,10 @@ INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch
 """Whole numbers, as counters and index tables have them."""
 
 
+_EXTRA_STATE = "_extra_state"
+"""How the keys end of what ``get_extra_state`` returns, tensors or not."""
+
+
 def load_weights(model: nn.Module, path: Path) -> str:
     """Load a state dict strictly; a checkpoint's usual wrappers and a prefix of every key are understood.
 
@@ -48,7 +52,8 @@ def load_weights(model: nn.Module, path: Path) -> str:
     """
     state, taken = _unwrap(read_weights(path), f"--weights {path}")
     own = model.state_dict()
-    optional = {key for key in own if key.endswith("num_batches_tracked")}  # counters; no part of the function
+    # counters, and what a module keeps beside its tensors: no part of the function
+    optional = {key for key, value in own.items() if key.endswith("num_batches_tracked") or not _is_tensor(value)}
     state = _without_prefix(state, own.keys() - optional)
     found, wanted = _layout(state, optional), _layout(own, optional)
     if found != wanted:
@@ -125,7 +130,8 @@ def strip(loaded: Mapping[str, Any]) -> dict[str, Tensor]:
 def _unwrap(loaded: Mapping[str, Any], label: str) -> tuple[dict[str, Tensor], str]:
     """Return the bare state dict, and which of several sets of weights it is, in words."""
     sets = [name for name in (*WRAPPERS, *AVERAGED) if isinstance(loaded.get(name), Mapping) and loaded[name]]
-    state = loaded[sets[0]] if sets else loaded
+    found = loaded[sets[0]] if sets else loaded
+    state = {key: value for key, value in found.items() if not str(key).endswith(_EXTRA_STATE)}
     others = [key for key, value in state.items() if not isinstance(key, str) or not _plain(value)]
     if others or not state:
         what = f"{', '.join(map(repr, others[:3]))} is no tensor of plain numbers" if others else "it holds no tensors"
@@ -159,6 +165,15 @@ def _without_prefix(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Ten
         if len(bare) == len(state) and wanted <= bare.keys():
             return bare
     return state
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict without what else a module keeps there, its ``get_extra_state``."""
+    return {name: value for name, value in model.state_dict().items() if _is_tensor(value)}
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _layout(state: Mapping[str, Tensor], optional: set[str]) -> Layout:
@@ -226,7 +241,7 @@ def _listed(names: list[str]) -> str:
 def weights_sha256(model: nn.Module) -> str:
     """Return the sha256 of a network's state dict: names, dtypes, shapes and values, in the order of names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors_of(model).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

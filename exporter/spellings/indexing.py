@@ -92,7 +92,9 @@ def _slice_scatter(
     if not isinstance(length, int):
         if start in (None, 0) and step == 1 and source.shape[dim] == length:
             return source
-        raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
+        if dim % x.ndim == 0:
+            raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
+        raise UnsupportedOp("writing into a part of an image needs a fixed size: what is left of it varies")
     first, last, _ = slice(start, end, step).indices(length)
     if first >= last:
         return x

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.sizes import is_one
 from exporter.spellings.table import Number, aten, spelling
 
 
@@ -106,18 +107,13 @@ def _sizes(lengths: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Return each letter's size: as everywhere, an axis of size 1 is stretched to another's."""
     size: dict[str, int] = {}
     for letter, length in lengths:
-        if letter not in size or _is_one(size[letter]):
+        if letter not in size or is_one(size[letter]):
             size[letter] = length
     return size
 
 
 def _stretched(x: Tensor, letters: str, size: Mapping[str, int]) -> bool:
-    return any(_is_one(n) and not _is_one(size[letter]) for n, letter in zip(x.shape, letters, strict=True))
-
-
-def _is_one(n: int) -> bool:
-    """Tell a static size of 1 from any other; to compare a dynamic one would fix it."""
-    return isinstance(n, int) and n == 1
+    return any(is_one(n) and not is_one(size[letter]) for n, letter in zip(x.shape, letters, strict=True))
 
 
 def _sum_out(x: Tensor, letters: str, kept: set[str]) -> tuple[Tensor, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.precision import default_epsilon
 from exporter.spellings.table import aten, spelling
 
 
@@ -79,5 +80,5 @@ def _layer_norm(
 def _rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """``x / sqrt(mean(x^2) + eps)``."""
     square = torch.pow(x, 2).mean(list(range(-len(shape), 0)), keepdim=True)
-    normal = x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps))
+    normal = x * torch.rsqrt(square + (default_epsilon(x.dtype) if eps is None else eps))
     return normal if weight is None else normal * weight

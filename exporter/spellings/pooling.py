@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
-from exporter.rules.linear import per_axis
+from exporter.sizes import per_axis
 from exporter.spellings.table import aten, spelling
 
 
@@ -29,6 +30,8 @@ def _max_pool(axes: int) -> Callable[..., Tensor]:
         In ceil mode the border of minus infinity is written out where the image's size varies, and where it is as
         wide as the kernel, as a dilation allows and onnxruntime does not.
         """
+        if x.ndim == axes + 1:
+            return spelled(x.unsqueeze(1), kernel, stride, padding, dilation, ceil_mode).squeeze(1)
         y: Tensor = pool(x, kernel, stride, padding, dilation, ceil_mode)[0]
         if not ceil_mode:
             return y
@@ -72,7 +75,22 @@ def _avg_pool1d(
 ) -> Tensor:
     """In two dimensions, one high."""
     settings = [1, *kernel], [1, *(stride or kernel)], [0, *padding], ceil_mode, count_include_pad
-    return aten.avg_pool2d(x.unsqueeze(-2), *settings).squeeze(-2)
+    return _avg_pool(2)(x.unsqueeze(-2), *settings).squeeze(-2)
+
+
+def _avg_pool(axes: int) -> Callable[..., Tensor]:
+    pool = {2: aten.avg_pool2d, 3: aten.avg_pool3d}[axes]
+
+    def spelled(x: Tensor, *settings: Any) -> Tensor:
+        """Of an image without channels, with one; PyTorch takes its batch for the channels."""
+        y: Tensor = pool(x.unsqueeze(1), *settings).squeeze(1) if x.ndim == axes + 1 else pool(x, *settings)
+        return y
+
+    return spelled
+
+
+spelling(aten.avg_pool2d.default)(_avg_pool(2))
+spelling(aten.avg_pool3d.default)(_avg_pool(3))
 
 
 @spelling(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default)
@@ -93,7 +111,7 @@ def _adaptive_avg_pool(x: Tensor, size: Sequence[int]) -> Tensor:
         window = [length // count for length, count in zip(lengths, size, strict=True)]
         if axes == 1:
             return _avg_pool1d(x, window, window)
-        return (aten.avg_pool2d if axes == 2 else aten.avg_pool3d)(x, window, window)
+        return _avg_pool(axes)(x, window, window)
     for axis, length, count in zip(range(-axes, 0), lengths, size, strict=True):
         if not isinstance(length, int) or length != count:
             x = along(x, axis, _averaging_matrix(x, length, count))
@@ -126,6 +144,9 @@ def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     place that has it. Of the indices, those of uneven windows count in what is pooled.
     """
     axes = len(size)
+    if x.ndim == axes + 1:
+        values, indices = _adaptive_max_pool(x.unsqueeze(1), size)
+        return values.squeeze(1), indices.squeeze(1)
     if not all(isinstance(length, int) for length in x.shape[-axes:]):
         raise UnsupportedOp("adaptive_max_pool needs a fixed image size: its windows vary with it")
     kernel = []

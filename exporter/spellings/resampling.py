@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
-from exporter.rules.table import known
+from exporter.sizes import known
 from exporter.spellings.pooling import along
 from exporter.spellings.table import aten, spelling
 

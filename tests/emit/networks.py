@@ -392,9 +392,11 @@ def explicit(name: str) -> Program:
     return compiled(network(name), IMAGE)
 
 
-def compiled(model: nn.Module, shape: tuple[int, ...], method: str = "gradient") -> Program:
+def compiled(
+    model: nn.Module, shape: tuple[int, ...], method: str = "gradient", dtype: torch.dtype = torch.float32
+) -> Program:
     """Return the program of any model's logits and attribution."""
-    return differentiate(canonicalize(capture(model, torch.zeros(1, *shape))), METHODS[method])
+    return differentiate(canonicalize(capture(model, torch.zeros(1, *shape, dtype=dtype))), METHODS[method])
 
 
 def inputs(batch: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:

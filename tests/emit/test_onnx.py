@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from exporter.capture import capture
 from exporter.emit.onnx import MAX_OPSET, MIN_OPSET, TRANSLATIONS, emit, translate
 from exporter.errors import UnsupportedModel, UnsupportedOp
 from exporter.lowering import lower
@@ -87,6 +89,24 @@ def test_runs_like_eager_and_autograd(name: str) -> None:
         for case, expected in zip(cases, eager, strict=True):
             for ours, theirs in zip(session(*case), expected, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+NOT_IN_HALF = {"avg_pool3d", "local_response_norm", "upsample antialiased"}
+"""What PyTorch does not compute in float16 on a CPU."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("name", BODIES)
+def test_types_fit_in_other_dtypes(name: str, dtype: torch.dtype) -> None:
+    """Also where onnxruntime has no kernel: it is not run."""
+    net = copy.deepcopy(network(name)).to(dtype)
+    if dtype == torch.float16 and name in NOT_IN_HALF:
+        with pytest.raises(UnsupportedModel, match="not implemented for 'Half'"):
+            capture(net, torch.zeros(1, *IMAGE, dtype=dtype))
+        return
+    program = compiled(net, IMAGE, dtype=dtype)
+    assert program.outputs[1].meta["val"].dtype == dtype
+    assert_valid(translate(program, OUTPUTS, MAX_OPSET))
 
 
 def test_every_translation_has_a_network() -> None:

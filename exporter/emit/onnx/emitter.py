@@ -33,11 +33,15 @@ DTYPES = {
     torch.float16: TensorProto.FLOAT16,
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
+    torch.int8: TensorProto.INT8,
+    torch.int16: TensorProto.INT16,
     torch.int32: TensorProto.INT32,
     torch.int64: TensorProto.INT64,
     torch.uint8: TensorProto.UINT8,
     torch.bool: TensorProto.BOOL,
 }
+"""The dtypes that an ONNX artifact can have."""
+
 INT64_MAX, INT64_MIN = 2**63 - 1, -(2**63)
 
 
@@ -150,6 +154,8 @@ class Emitter:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant.{len(self._constants)}"
+            while name in self._program.tensors:
+                name += "_"
             self._constants[key] = name
             self._initializers.append(numpy_helper.from_array(array, name))
         return self._constants[key]
@@ -174,7 +180,7 @@ class Emitter:
 
     def cast(self, x: Value | str, dtype: torch.dtype) -> str:
         """Append a Cast."""
-        name: str = self.op("Cast", x, to=DTYPES[dtype])
+        name: str = self.op("Cast", x, to=onnx_dtype(dtype))
         return name
 
     def reshape(self, x: Value | str, shape: Sequence[Any]) -> str:
@@ -375,7 +381,7 @@ class Emitter:
 
     def _info(self, name: str, fake: Tensor) -> onnx.ValueInfoProto:
         sizes = [size if isinstance(size, int) else self._dimension(size) for size in fake.shape]
-        return helper.make_tensor_value_info(name, DTYPES[fake.dtype], sizes)
+        return helper.make_tensor_value_info(name, onnx_dtype(fake.dtype), sizes)
 
     def _dimension(self, size: torch.SymInt) -> str | None:
         return self._dimensions.get(str(size))
@@ -384,7 +390,8 @@ class Emitter:
         """Name nodes after their scope, ``layer1.0.conv1`` or ``layer1.0.relu.vjp/Mul``; values likewise."""
         renamed: dict[str, str] = {}
         alone = Counter(self._scopes)
-        taken = {*self._program.inputs, *self._program.tensors, *outputs}
+        constants = [constant.name for constant in self._initializers]
+        taken = {*self._program.inputs, *self._program.tensors, *outputs, *constants}
         for node, name in zip(self._nodes, self._scopes, strict=True):
             base = name if alone[name] == 1 else f"{name}/{node.op_type}"
             candidates = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
@@ -410,9 +417,21 @@ def _needed(program: Program) -> set[fx.Node]:
 
 def numpy_dtype(dtype: torch.dtype) -> Any:
     """Return the NumPy dtype that ONNX stores a torch dtype as."""
-    return helper.tensor_dtype_to_np_dtype(DTYPES[dtype])
+    return helper.tensor_dtype_to_np_dtype(onnx_dtype(dtype))
+
+
+def onnx_dtype(dtype: torch.dtype) -> int:
+    """Return what ONNX calls a torch dtype.
+
+    Raises:
+        UnsupportedOp: An ONNX artifact cannot have it.
+    """
+    if dtype not in DTYPES:
+        have = ", ".join(str(one).removeprefix("torch.") for one in DTYPES)
+        raise UnsupportedOp(f"an ONNX artifact cannot have {str(dtype).removeprefix('torch.')}; there are {have}")
+    return DTYPES[dtype]
 
 
 def _initializer(name: str, tensor: Tensor) -> TensorProto:
     array = tensor.detach().cpu().contiguous().numpy()
-    return helper.make_tensor(name, DTYPES[tensor.dtype], array.shape, array.tobytes(), raw=True)
+    return helper.make_tensor(name, onnx_dtype(tensor.dtype), array.shape, array.tobytes(), raw=True)

@@ -9,7 +9,7 @@ from torch import fx
 
 from exporter.emit.onnx.emitter import INT64_MAX, Emitter, Value, translates
 from exporter.program import of_weights
-from exporter.rules.linear import per_axis
+from exporter.sizes import per_axis
 
 aten = torch.ops.aten
 

@@ -35,9 +35,13 @@ def _batch_norm(
 def _layer_norm(
     e: Emitter, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
 ) -> list[str]:
+    """ONNX's operator, whose statistics are float32; in float64 spelled out, for they would round."""
+    if x.dtype == torch.float64:
+        z, *statistics = _normalized(e, x, list(range(x.ndim - len(shape), x.ndim)), eps)
+        return [_affine(e, z, weight, bias), *statistics]
     scale = weight or e.constant(np.ones(list(shape)), x.dtype)
-    names: list[str] = e.op("LayerNormalization", x, scale, bias, outputs=3, axis=-len(shape), epsilon=eps)
-    return names
+    y, *statistics = e.op("LayerNormalization", x, scale, bias, outputs=3, axis=-len(shape), epsilon=eps)
+    return [y, *statistics] if x.dtype == torch.float32 else [y, *(e.cast(one, x.dtype) for one in statistics)]
 
 
 @translates(aten.native_group_norm.default)
@@ -55,14 +59,22 @@ def _group_norm(
     # Spelled out: ONNX's own operators keep no statistics.
     fake, mean_fake, _ = e.node.meta["val"]
     grouped = e.reshape(x, [x.shape[0], groups, channels // groups * positions])
-    mean = e.reduce("ReduceMean", grouped, [2], keepdim=True)
-    centred = e.op("Sub", grouped, mean)
-    var = e.reduce("ReduceMean", e.op("Mul", centred, centred), [2], keepdim=True)
-    rstd = e.op("Reciprocal", e.op("Sqrt", e.op("Add", var, e.constant(eps, x.dtype))))
-    y = e.reshape(e.op("Mul", centred, rstd), fake.shape)
+    z, *statistics = _normalized(e, Value(grouped, x.fake), [2], eps)
     per_channel = [channels, *[1] * (x.ndim - 2)]
-    if weight is not None:
-        y = e.op("Mul", y, e.reshape(weight, per_channel))
-    if bias is not None:
-        y = e.op("Add", y, e.reshape(bias, per_channel))
-    return [y, *(e.reshape(statistic, mean_fake.shape) for statistic in (mean, rstd))]
+    scale, shift = (None if one is None else e.reshape(one, per_channel) for one in (weight, bias))
+    y = _affine(e, e.reshape(z, fake.shape), scale, shift)
+    return [y, *(e.reshape(statistic, mean_fake.shape) for statistic in statistics)]
+
+
+def _normalized(e: Emitter, x: Value, axes: list[int], eps: float) -> tuple[str, str, str]:
+    """Return ``(x - mean) rstd``, and the two, with the axes of size 1."""
+    mean = e.reduce("ReduceMean", x, axes, keepdim=True)
+    centred = e.op("Sub", x, mean)
+    var = e.reduce("ReduceMean", e.op("Mul", centred, centred), axes, keepdim=True)
+    rstd = e.op("Reciprocal", e.op("Sqrt", e.op("Add", var, e.constant(eps, x.dtype))))
+    return e.op("Mul", centred, rstd), mean, rstd
+
+
+def _affine(e: Emitter, z: str, scale: Value | str | None, shift: Value | str | None) -> str:
+    y = z if scale is None else e.op("Mul", z, scale)
+    return y if shift is None else e.op("Add", y, shift)

@@ -9,7 +9,7 @@ import torch
 
 from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
 from exporter.errors import UnsupportedOp
-from exporter.rules.linear import per_axis
+from exporter.sizes import per_axis
 
 aten = torch.ops.aten
 

@@ -78,9 +78,9 @@ def _cumsum(e: Emitter, x: Value, dim: int, dtype: Any = None) -> str:
 
 @translates(aten.softmax.int, aten._softmax.default)
 def _softmax(e: Emitter, x: Value, dim: int, *args: object) -> str:
-    return e.op("Softmax", x, axis=dim)
+    return e.op("Softmax", e.as_value(x, e.fake.dtype), axis=dim)
 
 
 @translates(aten.log_softmax.int, aten._log_softmax.default)
 def _log_softmax(e: Emitter, x: Value, dim: int, *args: object) -> str:
-    return e.op("LogSoftmax", x, axis=dim)
+    return e.op("LogSoftmax", e.as_value(x, e.fake.dtype), axis=dim)

@@ -1,0 +1,55 @@
+"""Float64 throughout: what a network computes that was written for float32, and is tried in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class Throughout(TorchFunctionMode):
+    """Lets a network compute in float64 throughout: where it casts what is float64 to float32, it stays as it is.
+
+    So an artifact in float64 is captured, and so every network is judged in float64: a program that was captured in
+    float32 has no such cast.
+    """
+
+    def __init__(self, twin: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            twin: Whether the network stands for one in a narrower dtype: then an RMS norm without an epsilon of its
+                own keeps that of float32.
+        """
+        super().__init__()
+        self._twin = twin
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a call, of a float64 tensor with that dtype where it names float32."""
+        kwargs = kwargs or {}
+        if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
+            return func(*args, **kwargs)
+        if func is Tensor.float:
+            return args[0]
+        if self._twin and func in (F.rms_norm, torch.rms_norm):
+            return func(*_with_epsilon(*args, **kwargs))
+        wider = {torch.float32: torch.float64}
+        args = tuple(wider.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
+        kwargs = {key: wider.get(one, one) if isinstance(one, torch.dtype) else one for key, one in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _with_epsilon(
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> tuple[Any, ...]:
+    return input, normalized_shape, weight, default_epsilon(torch.float32) if eps is None else eps
+
+
+def default_epsilon(dtype: torch.dtype) -> float:
+    """Return the epsilon of an RMS norm that has none of its own: the machine's, in the dtype that it computes in."""
+    return torch.finfo(torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype).eps
