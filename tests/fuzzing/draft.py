@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tests.fuzzing.magnitudes import Magnitudes
 from tests.fuzzing.network import WHOLE, Network
-from tests.fuzzing.templates import Template
+from tests.fuzzing.templates import WIDE, Template
 
-MOST_VALUES = 400
+MOST_VALUES = 800
 """Largest size of one input's value, so that networks stay small."""
 
 LARGEST = 2.0**12
@@ -93,6 +93,11 @@ class Draft:
     def divisor(self, number: int) -> int:
         """Draw a divisor."""
         return self.pick(*(n for n in range(1, number + 1) if number % n == 0))
+
+    def width(self, x: Operand) -> int:
+        """Draw how many channels a convolution has: few, or, of an image, many; what is wide mostly stays so."""
+        wide = x.spatial == 2 and (self.integer(0, 3) > 0 if x.channels == WIDE else self.integer(0, 3) == 3)
+        return WIDE if wide else self.integer(1, 4)
 
     def axis(self, x: Operand) -> int:
         """Draw an axis, never the batch's, counted from either end."""

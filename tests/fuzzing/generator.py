@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ TRIES = 4
 
 FAMILIES = {
     "rectifier": 5,
+    "convolution": 3,
+    "join": 1,
     "product": 4,
     "shape": 4,
     "arithmetic": 3,
@@ -37,6 +39,9 @@ FAMILIES = {
     "norm": 1,
 }
 """How often a statement is of a family, in relation to the others."""
+
+CONVOLUTIONAL = {"convolution": 6, "rectifier": 4, "norm": 1, "join": 2, "pool": 1}
+"""The same for a network as most that explain images are."""
 
 _SIZES = {
     2: st.tuples(st.integers(2, 8)),
@@ -78,11 +83,12 @@ def networks(
         tuple(draw(st.lists(batch, min_size=1, max_size=2))),
         draw(st.integers(0, 2**16)),
     )
+    families = CONVOLUTIONAL if len(network.shape) == 3 and draw(st.booleans()) else FAMILIES
     draft = Draft(draw, network)
     for template in templates:
         any(draft.add(template) for _ in range(TRIES))
     for _ in range(0 if templates else draw(st.integers(*STEPS))):
-        draft.add(_template(draft))
+        draft.add(_template(draft, families))
     result = _finish(draft, classes)
     network = dataclasses.replace(
         network, setup=tuple(draft.setup), body=tuple(draft.body), result=result, templates=tuple(draft.templates)
@@ -91,8 +97,8 @@ def networks(
     return network
 
 
-def _template(draft: Draft) -> Template:
-    family = draft.pick(*(name for name, weight in FAMILIES.items() for _ in range(weight)))
+def _template(draft: Draft, families: Mapping[str, int]) -> Template:
+    family = draft.pick(*(name for name, weight in families.items() for _ in range(weight)))
     return draft.pick(*_OF_FAMILY[draft.kind, family])
 
 

@@ -14,7 +14,7 @@ WHOLE, REAL = "whole", "real"
 
 _WEIGHTS = {
     WHOLE: (
-        "few[torch.randint(0, 6, value.shape, generator=generator)]",
+        "few[torch.randint(0, max(6, fan_in), value.shape, generator=generator)]",
         "4.0 ** torch.randint(-1, 2, value.shape, generator=generator)",
     ),
     REAL: (
@@ -44,8 +44,10 @@ class Network(nn.Module):
 
 def make():
     model, generator = Network().eval(), torch.Generator().manual_seed({seed})
-    few = torch.tensor([0.0, 0.0, 1.0, 1.0, -1.0, 2.0])
+    few = torch.zeros(500)
+    few[2:6] = torch.tensor([1.0, 1.0, -1.0, 2.0])
     for name, value in model.state_dict().items():
+        fan_in = value.numel() // max(value.shape[:1], default=1)
         if name.endswith("running_var"):
             value.copy_({variance})
         elif value.is_floating_point():

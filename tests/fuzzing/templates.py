@@ -31,6 +31,9 @@ ANY_RANK = (2, 3, 4, 5)
 IMAGES = (3, 4, 5)
 BOTH = (WHOLE, REAL)
 
+WIDE = 16
+"""Channels of a wide value: they fill a block of onnxruntime's layout."""
+
 
 @dataclass(frozen=True)
 class Template:
@@ -518,10 +521,10 @@ _texts(
 )
 _texts("shape", ("F.interpolate({x}, ({int:2,5}, 3, {int:2,5}), mode='trilinear')",), ranks=(5,), kinds=(REAL,))
 
-# -- products --------------------------------------------------------------------------------------------------------
+# -- convolutions ---------------------------------------------------------------------------------------------------
 
 
-@_writes("product", IMAGES)
+@_writes("convolution", IMAGES)
 def conv(draft: Draft, x: Operand) -> str:
     """A convolution module; a strided, dilated, grouped or oddly padded one."""
     groups = draft.divisor(x.channels)
@@ -538,28 +541,61 @@ def conv(draft: Draft, x: Operand) -> str:
     return f"{draft.layer(f'nn.Conv{x.spatial}d', arguments)}({x})"
 
 
-@_writes("product", IMAGES)
+@_writes("convolution", IMAGES)
+def conv_block(draft: Draft, x: Operand) -> str:
+    """A convolution, a batch norm and a rectifier, as most networks have them."""
+    depthwise = draft.integer(0, 2) == 2
+    width = x.channels if depthwise else draft.width(x)
+    size = draft.pick(1, 3)
+    groups = f", groups={x.channels}" if depthwise else ""
+    settings = f"{size}, {draft.integer(1, 2)}, {size // 2}{groups}, bias={draft.chance()}"
+    norm = f"nn.BatchNorm{x.spatial}d({width}{', eps=0' if draft.kind == WHOLE else ''})"
+    rectifier = draft.pick("nn.ReLU()", "nn.ReLU6()", "nn.Identity()")
+    conv = f"nn.Conv{x.spatial}d({x.channels}, {width}, {settings})"
+    return f"{draft.layer('nn.Sequential', (conv, norm, rectifier))}({x})"
+
+
+@_writes("convolution", (4,))
+def bottleneck(draft: Draft, x: Operand) -> str:
+    """Two pointwise convolutions, a wide one between them, and a shortcut: what fills the blocks of onnxruntime."""
+    kernel, stride, groups = draft.pick(1, 3), draft.integer(1, 2), draft.pick(1, WIDE)
+    width = draft.pick(x.channels, WIDE)
+    rectifiers = [draft.pick("nn.ReLU()", "nn.ReLU6()") for _ in range(2)]
+    layers = (
+        f"nn.Conv2d({x.channels}, {WIDE}, 1, bias={draft.chance()})",
+        rectifiers[0],
+        f"nn.Conv2d({WIDE}, {WIDE}, {kernel}, {stride}, {kernel // 2}, groups={groups}, bias={draft.chance()})",
+        rectifiers[1],
+        f"nn.Conv2d({WIDE}, {width}, 1, bias=False)",
+    )
+    block = f"{draft.layer('nn.Sequential', layers)}({x})"
+    if draft.chance():
+        return block
+    return f"{block} + {draft.module(f'nn.Conv2d({x.channels}, {width}, 1, {stride}, bias=False)')}({x})"
+
+
+@_writes("convolution", IMAGES)
 def pointwise_conv(draft: Draft, x: Operand) -> str:
     """One tap a channel pair: it keeps the image's size, whatever that is."""
-    return f"{draft.module(f'nn.Conv{x.spatial}d({x.channels}, {draft.integer(1, 4)}, 1)')}({x})"
+    return f"{draft.module(f'nn.Conv{x.spatial}d({x.channels}, {draft.width(x)}, 1)')}({x})"
 
 
-@_writes("product", IMAGES)
+@_writes("convolution", IMAGES)
 def functional_conv(draft: Draft, x: Operand) -> str:
     """A convolution with a weight of the user's own, which one may share."""
     kernel = [draft.integer(1, 3) for _ in range(x.spatial)]
-    weight = draft.weight(draft.integer(1, 3), x.channels, *kernel)
+    weight = draft.weight(draft.width(x), x.channels, *kernel)
     return f"F.conv{x.spatial}d({x}, {weight}, stride={draft.integer(1, 2)}, padding={draft.integer(0, 1)})"
 
 
-@_writes("product", IMAGES)
+@_writes("convolution", IMAGES)
 def depthwise_conv(draft: Draft, x: Operand) -> str:
     """As mobile networks have it."""
     settings = f"{draft.integer(1, 3)}, {draft.integer(1, 2)}, 1, groups={x.channels}"
     return f"{draft.module(f'nn.Conv{x.spatial}d({x.channels}, {x.channels}, {settings})')}({x})"
 
 
-@_writes("product", IMAGES)
+@_writes("convolution", IMAGES)
 def conv_transpose(draft: Draft, x: Operand) -> str:
     """A transposed convolution module."""
     groups = draft.divisor(x.channels)
@@ -568,6 +604,16 @@ def conv_transpose(draft: Draft, x: Operand) -> str:
     arguments += [f"output_padding={draft.per_axis(x, 0, 1)}", f"groups={groups}"]
     arguments += [f"bias={draft.chance()}", f"dilation={draft.per_axis(x, 1, 2)}"]
     return f"{draft.layer(f'nn.ConvTranspose{x.spatial}d', arguments)}({x})"
+
+
+@_writes("join", IMAGES)
+def shortcut(draft: Draft, x: Operand) -> str:
+    """A sum with an earlier value, as residual networks have it."""
+    others = [y for y in draft.operands if y.shape == x.shape and y.name != x.name]
+    return f"{x} + {draft.pick(*others) if others else x}"
+
+
+# -- products --------------------------------------------------------------------------------------------------------
 
 
 _texts(
