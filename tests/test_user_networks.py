@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import exporter
 from exporter.precision import Throughout
 from exporter.runtime import RUNTIMES
+from exporter.sources import load_weights
 from tests.oracle import attribute
 
 
@@ -203,6 +204,13 @@ def test_a_name_that_cannot_be_an_attribute_is_changed(name: str, stored: str, t
     model, shape = made(name)
     exporter.export(model, shape, tmp_path / "a")
     assert stored in {one.name for one in onnx.load(tmp_path / "a" / "model.onnx").graph.initializer}
+
+
+def test_weights_beside_a_state_that_is_no_tensor(tmp_path: Path) -> None:
+    saved, model = nn.Sequential(Extra(8, 8), nn.ReLU()), nn.Sequential(Extra(8, 8), nn.ReLU())
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    load_weights(model, tmp_path / "weights.pt")
+    assert torch.equal(model[0].weight, saved[0].weight)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -53,7 +53,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
     state, taken = _unwrap(read_weights(path), f"--weights {path}")
     own = model.state_dict()
     # counters, and what a module keeps beside its tensors: no part of the function
-    optional = {key for key, value in own.items() if key.endswith("num_batches_tracked") or not _is_tensor(value)}
+    optional = {key for key in own if key.endswith(("num_batches_tracked", _EXTRA_STATE))}
     state = _without_prefix(state, own.keys() - optional)
     found, wanted = _layout(state, optional), _layout(own, optional)
     if found != wanted:
@@ -169,11 +169,7 @@ def _without_prefix(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Ten
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a network's state dict without what else a module keeps there, its ``get_extra_state``."""
-    return {name: value for name, value in model.state_dict().items() if _is_tensor(value)}
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _layout(state: Mapping[str, Tensor], optional: set[str]) -> Layout:
