@@ -147,6 +147,8 @@ def _reached(program: Program, sources: list[fx.Node]) -> set[fx.Node]:
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target not in NO_GRADIENT and reached & set(node.all_input_nodes):
             value = node.meta["val"]
+            if isinstance(value, Tensor) and value.is_complex():
+                raise UnsupportedOp(f"{missing_rule(node, 0)} Complex numbers have none.")
             if isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.is_floating_point()):
                 reached.add(node)
     return reached

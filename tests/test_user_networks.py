@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import exporter
+from exporter.lowering import TARGETS
 from exporter.precision import Throughout
 from exporter.runtime import RUNTIMES
 from exporter.sources import load_weights
@@ -255,6 +256,30 @@ def test_a_float16_network_may_compute_in_float32_in_places(tmp_path: Path) -> N
         ("onnxruntime", "float16"),
     }
     assert exporter.verify(tmp_path / "a", model).skipped == parity["skipped"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("opset", [17, 18, 23])
+def test_pools_in_float16(opset: int, target: str, tmp_path: Path) -> None:
+    """Maxima that a runtime has not rounded yet equal no tap that it has."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    exporter.export(
+        model, (3, 8, 8), tmp_path / "a", dtype="float16", formats=["onnx"], opset=opset, optimize_for=target
+    )
+    image, target_class = torch.randn(2, 3, 8, 8).half(), torch.tensor([1, -1])
+    _, attribution = attribute(model.half().double(), image.double(), target_class, "guided")
+    found = exporter.load(tmp_path / "a")(image.numpy(), target_class.numpy())
+    assert np.linalg.norm(found.attribution - attribution.numpy()) < 0.02 * attribution.norm()
+
+
+def test_complex_numbers_are_refused() -> None:
+    """They carry a gradient, so leaving them out would be wrong."""
+    model = Written(lambda net, x: net.first((x + torch.fft.fft(x).real).relu()), **linear(8, 3))
+    with pytest.raises(
+        exporter.UnsupportedModel, match=r"aten.fft_fft.default has no vjp rule .*Complex numbers have none"
+    ):
+        exporter.build(model, torch.zeros(1, 8))
 
 
 def test_the_manifest_has_the_dtype_that_logits_have(tmp_path: Path) -> None:

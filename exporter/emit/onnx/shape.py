@@ -180,7 +180,11 @@ def _scatter(e: Emitter, x: Value, dim: int, index: Value, value: float) -> str:
 
 @translates(aten.scatter_add.default)
 def _scatter_add(e: Emitter, x: Value, dim: int, index: Value, updates: Value) -> str:
-    return e.op("ScatterElements", x, index, updates, axis=dim, reduction="add")
+    """In float16 by way of float32: onnxruntime's kernel does not add halves."""
+    half = x.dtype == torch.float16
+    given = (e.cast(x, torch.float32), index, e.cast(updates, torch.float32)) if half else (x, index, updates)
+    added: str = e.op("ScatterElements", *given, axis=dim, reduction="add")
+    return e.cast(added, x.dtype) if half else added
 
 
 @translates(aten.gather.default)
