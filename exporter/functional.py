@@ -63,7 +63,9 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
 def _detach_without_grad(graph: fx.Graph) -> None:
     """Detach what a network computes under ``torch.no_grad()``: functionalised, the block is no longer seen."""
     for block in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_set_grad_enabled):
-        for value in [] if block.args[0] else list(block.users):
+        if block.args[0]:  # with gradients
+            continue
+        for value in list(block.users):
             with graph.inserting_after(value):
                 detached = graph.call_function(aten.detach.default, (value,))
             detached.meta = dict(value.meta)

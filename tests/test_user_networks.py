@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import exporter
 from exporter.lowering import TARGETS
-from exporter.precision import Throughout
 from exporter.runtime import RUNTIMES
 from exporter.sources import load_weights
 from tests.oracle import attribute
@@ -89,7 +88,7 @@ def named(name: str) -> nn.Module:
 SCALE = torch.from_numpy(np.linspace(0.1, 1, 8))
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "an RMS norm with its own epsilon": (
+    "an RMS norm without an epsilon": (
         lambda: nn.Sequential(nn.Linear(8, 8), nn.RMSNorm(8), nn.ReLU(), nn.Linear(8, 3)),
         (8,),
     ),
@@ -237,8 +236,10 @@ def test_a_cast_to_float32_is_none_in_float64(tmp_path: Path) -> None:
     model = Written(attended, **linear(8, 8, 3))
     exporter.export(model, (8,), tmp_path / "a", dtype="float64")
     image, target = torch.randn(2, 8, dtype=torch.float64), torch.tensor([1, -1])
-    with Throughout():
-        logits, attribution = attribute(model.double(), image, target, "guided")
+    plain = Written(
+        lambda net, x: net.second(F.softmax(net.first(x), -1).relu()), first=model.first, second=model.second
+    )
+    logits, attribution = attribute(plain.double(), image, target, "guided")
     found = exporter.load(tmp_path / "a")(image.numpy(), target.numpy())
     np.testing.assert_allclose(found.logits, logits.detach(), rtol=1e-12)
     np.testing.assert_allclose(found.attribution, attribution, rtol=1e-12, atol=1e-15)

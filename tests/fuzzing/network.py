@@ -44,7 +44,7 @@ class Network(nn.Module):
 
 def make():
     model, generator = Network().eval(), torch.Generator().manual_seed({seed})
-    few = torch.zeros(500)
+    few = torch.zeros(1000)
     few[2:6] = torch.tensor([1.0, 1.0, -1.0, 2.0])
     for name, value in model.state_dict().items():
         fan_in = value.numel() // max(value.shape[:1], default=1)
