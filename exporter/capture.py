@@ -7,13 +7,10 @@ import io
 import itertools
 import keyword
 import logging
-import re
-import traceback
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +23,11 @@ from torch.overrides import TorchFunctionMode
 from exporter.dynamic import Dimension, dimensions, fixed
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
-from exporter.network import Network, as_network, draw, evaluating
+from exporter.lines import bracketed, in_text, of_error
+from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
-from exporter.signature import ATTRIBUTION, BATCH, LOGITS, TARGET, Input, Signature
+from exporter.signature import ATTRIBUTION, BATCH, FLOATS, LOGITS, TARGET, Input, Signature
 from exporter.uncollected import uncollected
 
 
@@ -94,9 +92,17 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
             f"{name} returns a tensor of shape {tuple(alone.shape)} for one input; "
             "an attribution needs logits [N, K], one row of K class scores per input."
         )
+    if alone.dtype not in _FLOATS:
+        raise UnsupportedModel(
+            f"{name} returns logits of {str(alone.dtype).removeprefix('torch.')}; an artifact's are of "
+            f"{', '.join(FLOATS)}. Return scores, and not classes."
+        )
     if not alone.isfinite().all():
         raise UnsupportedModel(f"{name} returns NaN or infinity for a standard normal input; check its weights")
     return alone, together
+
+
+_FLOATS = {getattr(torch, name) for name in FLOATS}
 
 
 def _check_rows(network: Network, alone: Tensor, together: Tensor) -> None:
@@ -132,8 +138,7 @@ _FIXED_BATCH = "{} works with a fixed batch size only; use x.shape[0] or -1 in p
 def _run(network: Network, inputs: tuple[Tensor, ...]) -> Any:
     """Return a model's logits, or the error that it raised."""
     try:
-        with torch.no_grad():
-            return network(*(tensor.clone() for tensor in inputs))
+        return run(network, inputs)
     except Exception as error:
         return error
 
@@ -153,14 +158,16 @@ def _export(network: Network) -> torch.export.ExportedProgram:
             with _WithoutDropout(), throughout:
                 exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return functionalize(exported)
+    except UnsupportedModel:
+        raise
     except Exception as error:
         message = str(error)
         if "specialized" in message or "Constraints violated" in message:
             raise UnsupportedModel(_specialized(network, message)) from error
         if "data-dependent" in message or "GuardOnDataDependent" in type(error).__name__:
             raise UnsupportedModel(
-                f"the control flow of {_name(network)} depends on the data{_place(message)}, so no fixed graph "
-                "describes it. Rewrite the branch with torch.where, or export the branch that you need."
+                f"the control flow of {_name(network)} depends on the data{bracketed(in_text(message))}, so no fixed "
+                "graph describes it. Rewrite the branch with torch.where, or export the branch that you need."
             ) from error
         raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {first_line(error)}") from error
 
@@ -171,15 +178,17 @@ def _specialized(network: Network, message: str) -> str:
         for axis, name in network.signature.dynamic_axes(given).items():
             if axis and f"size()[{axis}]" in message:
                 sample = given.shape[axis - 1]
-                return fixed(name, sample, _why(network, name, sample + 1) or _place(message))
-    return _FIXED_BATCH.format(_name(network), _place(message))
+                return fixed(name, sample, _why(network, name, sample + 1) or bracketed(in_text(message)))
+    return _FIXED_BATCH.format(_name(network), bracketed(in_text(message)))
 
 
 def _why(network: Network, name: str, other: int) -> str:
     """Say what the network raises at another value of a varying size, and where; nothing if it runs."""
     resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
     error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
-    return f"; at {other} it raises: {first_line(error)}{_line_of(error)}" if isinstance(error, Exception) else ""
+    if not isinstance(error, Exception):
+        return ""
+    return f"; at {other} it raises: {first_line(error)}{bracketed(of_error(error))}"
 
 
 class _WithoutDropout(TorchFunctionMode):
@@ -245,7 +254,8 @@ def _program(network: Network, exported: torch.export.ExportedProgram) -> Progra
             assert target is not None
             tensors[_free(_own(target), values, given)] = values[_own(target)].detach()
         elif node.op == "call_function":
-            copies[node].meta["custom"] = {SCOPE: names.scope(node), SOURCE: _source_line(node)}
+            line = in_text(node.meta.get("stack_trace") or "", or_any=True)
+            copies[node].meta["custom"] = {SCOPE: names.scope(node), SOURCE: line}
     _check_outputs(network, exported, user_inputs[0], logits)
     return Program(graph, tuple(given), tensors, _dimensions(network, user_inputs))
 
@@ -336,27 +346,5 @@ def _op_name(node: fx.Node) -> str:
     return getattr(target, "__name__", str(target))
 
 
-def _source_line(node: fx.Node) -> str:
-    """Return ``file.py:line`` of the user's code that a captured node comes from, or an empty string."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if _is_users(frame[0])] or frames
-    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
-
-
-def _line_of(error: BaseException) -> str:
-    """Return `` (model.py:12)``, the innermost line of the user's code on the way to an error."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-
-
-def _is_users(file: str) -> bool:
-    return "/torch/" not in file and Path(__file__).parent not in Path(file).parents
-
-
 def _name(network: Network) -> str:
     return type(network.model).__name__
-
-
-def _place(message: str) -> str:
-    frames = [frame for frame in re.findall(r'File "([^"]+)", line (\d+)', message) if _is_users(frame[0])]
-    return f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""

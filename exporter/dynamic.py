@@ -64,7 +64,9 @@ def _solve(
     """Try a size's values one by one; from the smallest good one on they must be evenly spaced, as far as we look."""
     symbols = {size.node.expr for size in group}
     sample = next(hints[symbol] for symbol in symbols)
-    about = [guard.expr for guard in group[0].node.shape_env.guards if symbols & guard.expr.free_symbols]
+    env = group[0].node.shape_env
+    guards = [env.replace(guard.expr) for guard in env.guards]  # sizes that were found equal, by one symbol
+    about = [guard for guard in guards if symbols & guard.free_symbols]
     reach = max(REACH, 2 * sample)
 
     def holds(size: int) -> bool:
@@ -86,7 +88,8 @@ def fixed(name: str, sample: int, why: str) -> str:
     """Return the message about a size that cannot vary."""
     return (
         f"--dynamic {name}: the network takes a {name} of {sample} only{why}. A linear layer "
-        "after a flatten fixes the size; pool to a fixed size before it, or leave this size out."
+        "after a flatten fixes the size, and so does a kernel as large as the image; pool to a fixed size, as "
+        "nn.AdaptiveAvgPool2d does, or leave this size out."
     )
 
 

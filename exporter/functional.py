@@ -2,18 +2,25 @@
 
 ``run_decompositions`` does it for any graph, by tracing it twice more: two thirds of the time of a capture. Most
 networks write into fresh tensors only, of which there is no view, ``relu_`` after a convolution: there the functional
-operator takes the place of the one that writes, and what is read afterwards is its result.
+operator takes the place of the one that writes, and what is read afterwards is its result. Where it does run, it also
+takes apart what is made of other operators, a GRU of products and sums, if nothing here knows it as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
+
+from exporter.errors import UnsupportedModel
+from exporter.lines import bracketed, in_text
+from exporter.rectifiers import RANGES
+from exporter.rules import NO_GRADIENT, VJPS
+from exporter.spellings import SPELLINGS
 
 aten = torch.ops.aten
 
@@ -48,9 +55,13 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     """Return an exported program that computes the same and writes into no tensor; its graph may be changed in place.
 
     Raises:
+        UnsupportedModel: What runs without gradients writes into a tensor that has one.
         Exception: Of many kinds, where PyTorch cannot.
     """
     _detach_without_grad(exported.graph)
+    apart = _made_of_others(exported)
+    if apart:
+        return exported.run_decompositions(apart)
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
     families = _families(calls)
     if not all(map(_is_known, calls)) or not all(map(_may_change, families)):
@@ -60,11 +71,52 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     return exported
 
 
+def _made_of_others(exported: ExportedProgram) -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+    """Return how to take apart the operators that are others by definition, and that no table of ours knows."""
+    found = {
+        node.target
+        for part in exported.graph_module.modules()
+        if isinstance(part, fx.GraphModule)
+        for node in part.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload) and _is_composite(node.target) and not _is_complex(node)
+    }
+    unknown = found - {op for op, _ in VJPS} - NO_GRADIENT - set(RANGES) - set(SPELLINGS) - _WHOLE
+    table = torch.export.default_decompositions() if unknown else {}
+    return {op: table[op] for op in unknown if op in table}
+
+
+def _is_complex(node: fx.Node) -> bool:
+    """Tell whether an operator returns complex numbers, for which there are no rules: an error says its own name."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_complex()
+
+
+_WHOLE = {
+    aten.__and__.Tensor,  # are written as they are
+    aten.__or__.Tensor,
+    aten.linalg_inv.default,  # has a check in it, which no graph without state can have
+    aten.rnn_relu.data,  # have rectifiers in them, of which live autograd cannot be told
+    aten.rnn_relu.input,
+    aten.rnn_relu_cell.default,
+}
+"""Operators that stay as they are, though they are made of others."""
+
+
 def _detach_without_grad(graph: fx.Graph) -> None:
-    """Detach what a network computes under ``torch.no_grad()``: functionalised, the block is no longer seen."""
+    """Detach what a network computes under ``torch.no_grad()``: functionalised, the block is no longer seen.
+
+    A block that writes into a tensor from outside changes its value, and not its gradient: no operator does that.
+    """
     for block in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_set_grad_enabled):
         if block.args[0]:  # with gradients
             continue
+        writer = _writer_outside(getattr(graph.owning_module, block.args[1].target).graph)
+        if writer is not None:
+            line = bracketed(in_text(writer.meta.get("stack_trace") or ""))
+            raise UnsupportedModel(
+                f"{writer.target} writes, under torch.no_grad(), into a tensor that has a gradient{line}; autograd "
+                "goes on with the gradient of the old value. Write into a copy, or compute a new tensor."
+            )
         for value in list(block.users):
             with graph.inserting_after(value):
                 detached = graph.call_function(aten.detach.default, (value,))
@@ -72,6 +124,22 @@ def _detach_without_grad(graph: fx.Graph) -> None:
             value.replace_all_uses_with(
                 detached, delete_user_cb=lambda user, own=detached: user is not own and user.op != "output"
             )
+
+
+def _writer_outside(graph: fx.Graph) -> fx.Node | None:
+    """Return an operator of a block that writes into a tensor made outside of it, or None."""
+    outside = set(graph.find_nodes(op="placeholder"))
+    for node in graph.nodes:
+        op = node.target
+        if not isinstance(op, torch._ops.OpOverload):
+            continue
+        for argument, given in zip(op._schema.arguments, node.args, strict=False):
+            if argument.alias_info is None or given not in outside:
+                continue
+            if argument.alias_info.is_write:
+                return node
+            outside.add(node)  # a view of it
+    return None
 
 
 def _is_known(node: fx.Node) -> bool:

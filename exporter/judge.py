@@ -6,7 +6,6 @@ the artifact's own dtype, and for some samples in float64. :mod:`exporter.proof`
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from exporter.dynamic import Dimension
 from exporter.errors import first_line
-from exporter.network import Network, draw
+from exporter.network import Network, copied, draw
 from exporter.parity import Values
 from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED
@@ -129,7 +128,6 @@ class Judge:
         self._skip = skip
         self._dtype = network.signature.dtype
         self._own: _Autograd | None = None
-        self._exact: Network | Exception | None = None
         self.targets = Step(self._judge_planned)
         self.skipped = Step(self._judge_exactly)
 
@@ -153,20 +151,15 @@ class Judge:
         return self.cases[-1]
 
     def _judge_planned(self) -> list[Case]:
-        if self._dtype != "float64" and not self._skip:
-            # Before the network runs: what it keeps of a run with gradients cannot be copied.
-            self._exact = _in_float64(self.network)
         return [self._judge(*planned) for planned in self._plan]
 
     def _judge_exactly(self) -> str:
         cases = [case for case in self.targets.result() if case.exactly]
-        exact, self._exact = self._exact, None
         try:
-            if isinstance(exact, Exception):
-                raise exact
+            exact = _Autograd(copied(self.network).double(), self.method, "float64", twin=True) if cases else None
             for case in cases:
                 assert exact is not None
-                case.exact, undecided = _Autograd(exact, self.method, "float64", twin=True)(*case.start(case.exactly))
+                case.exact, undecided = exact(*case.start(case.exactly))
                 case.undecided[: case.exactly] = undecided
         except Exception as error:  # it may pin float32
             for case in cases:
@@ -178,17 +171,9 @@ class Judge:
         if self._own is None:
             # PyTorch computes few operators in float16 as onnxruntime does, so the judge of float16 is float32.
             half = self._dtype == "float16"
-            network = copy.deepcopy(self.network).float() if half else self.network
+            network = copied(self.network).float() if half else self.network
             self._own = _Autograd(network, self.method, "float32" if half else self._dtype)
         return self._own
-
-
-def _in_float64(network: Network) -> Network | Exception:
-    """Return a copy of a network in float64, or why there is none."""
-    try:
-        return copy.deepcopy(network).double()
-    except Exception as error:
-        return error
 
 
 class _Autograd:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from exporter.checkpoints import without_checkpoints
 from exporter.errors import UnsupportedModel, UsageError
 from exporter.signature import BATCH, IMAGE, Input, Signature
 from exporter.sources.weights import check_present
+
+Module = TypeVar("Module", bound=nn.Module)
 
 SUMMED = "sum over height and width"
 """How a segmentation network's scores ``[N, K, H, W]`` become logits ``[N, K]``."""
@@ -33,9 +38,14 @@ class Network(nn.Module):
 
         Raises:
             UsageError: The model is not on the CPU, or has no values yet.
+            UnsupportedModel: A part of it is TorchScript.
         """
         super().__init__()
         check_present(model, type(model).__name__)
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                where = f"{type(model).__name__} has a part in TorchScript, {name}" if name else "this is TorchScript"
+                raise UnsupportedModel(f"{where}: its rectifiers cannot be told apart; build it from nn.Modules alone")
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.device.type != "cpu":
                 raise UsageError(f"{type(model).__name__} has {name} on {tensor.device}; call model.cpu() first")
@@ -65,8 +75,8 @@ class Network(nn.Module):
     def reduction(self) -> str | None:
         """Say how the scores become logits, or None where they are logits already; runs the model on one sample."""
         inputs = draw(self.signature.inputs, 1, torch.Generator().manual_seed(0))
-        with evaluating(self), torch.no_grad():
-            return SUMMED if self.scores(*inputs).ndim == 4 else None
+        with evaluating(self):
+            return SUMMED if run(self.scores, inputs).ndim == 4 else None
 
     def _pick(self, output: Any) -> Tensor:
         name, key = type(self.model).__name__, self.signature.output_key
@@ -81,16 +91,48 @@ class Network(nn.Module):
         return found
 
 
+def run(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """Call a network without gradients; with them if it raises otherwise, for one that puts hooks on activations does.
+
+    The inputs may be written into and stay what they are.
+    """
+    try:
+        with torch.no_grad():
+            return function(*(x.clone() for x in inputs))
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+        with suppress(Exception), torch.enable_grad():
+            return function(*(leaf.clone() for leaf in leaves)).detach()
+        raise error
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and every module of it back into its own mode afterwards."""
+    """Put a model into eval mode, where checkpoints are plain calls, and each module back into its own afterwards."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        yield
+        model.eval()
+    except NotImplementedError:  # by what torch.export has made, which has one mode
+        for module in modes:
+            module.training = False
+    try:
+        with without_checkpoints():
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def copied(model: Module) -> Module:
+    """Return a deep copy; of what a module keeps of a run with gradients, a weight norm's weight for one, the values.
+
+    PyTorch refuses to copy the way to such a tensor.
+    """
+    kept = (tensor for module in model.modules() for tensor in tree_leaves(vars(module)) if isinstance(tensor, Tensor))
+    values = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+    return copy.deepcopy(model, values)
 
 
 def as_network(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.emit import onnx as emit_onnx
 from exporter.emit import torchscript as emit_torchscript
-from exporter.errors import UsageError
+from exporter.errors import UnsupportedModel, UnsupportedOp, UsageError
 from exporter.judge import Judge
 from exporter.lowering import DEFAULT_TARGET, TARGETS, lower
 from exporter.manifest import describe
 from exporter.methods import METHODS, Method
-from exporter.network import Network, as_network
+from exporter.network import Network, as_network, copied, draw
+from exporter.own_backward import own_backward
 from exporter.program import Program, to_module
 from exporter.proof import prove
 from exporter.rectifiers import activations
@@ -43,7 +43,7 @@ def build(
     output_key: str | None = None,
     dynamic: Sequence[str] = (BATCH,),
 ) -> nn.Module:
-    """Rewrite a network as one explicit module: forward pass, backward pass, no autograd.
+    """Rewrite a network as one explicit module: forward pass, backward pass, no autograd; proven before it is returned.
 
     Args:
         model: A network that maps a tensor ``[N, ...]``, or several, to logits ``[N, K]``; captured in eval mode.
@@ -62,10 +62,28 @@ def build(
             network is not on the CPU.
         UnsupportedModel: The network cannot be captured or does not return logits ``[N, K]``.
         UnsupportedOp: One of its operators has no rule.
+        VerificationFailed: The module disagrees with live autograd, as it does where a custom ``autograd.Function`` has
+            a backward pass that is not its derivative.
     """
     rule = method_named(method)
     network = as_network(model, example_input, output_key, dynamic)
-    return to_module(lower(differentiate(canonicalize(capture(network)), rule), "torchscript"))
+    explicit = _differentiated(network, canonicalize(capture(network)), rule)
+    module = to_module(lower(explicit, "torchscript"))
+    skip = _mixed(explicit, network.signature.dtype)
+    prove({}, Judge(network, method, dimensions=explicit.dimensions, skip=skip), lowered=module)
+    return module
+
+
+def _differentiated(network: Network, program: Program, rule: Method) -> Program:
+    """Append the backward pass; where there is none, say what of the network's own may be the reason."""
+    try:
+        return differentiate(program, rule)
+    except UnsupportedOp:
+        raise
+    except UnsupportedModel as error:
+        own = own_backward(network, draw(network.signature.inputs, 1, torch.Generator().manual_seed(0)))
+        reasons = "".join(f"; the network has {each}, of which its operators tell nothing" for each in own)
+        raise UnsupportedModel(f"{error}{reasons}") from error
 
 
 def method_named(name: str) -> Method:
@@ -135,7 +153,7 @@ def export(
         captured = capture(network)
         program = canonicalize(captured)
     with stages.stage("differentiate"):
-        explicit = differentiate(program, rule)
+        explicit = _differentiated(network, program, rule)
     with stages.stage("lower"):
         lowered = {format: lowered_for(explicit, format, optimize_for) for format in FORMATS if format in formats}
     with artifact.replacing(Path(folder)) as aside:
@@ -189,7 +207,7 @@ def of_dtype(model: nn.Module, dtype: str) -> nn.Module:
             f"the network's {odd[other]} is {other}, and the artifact would be {dtype}; convert the network with "
             f"model.float(){f', or ask for --dtype {name}' if name in FLOATS else ''}"
         )
-    return copy.deepcopy(model).to(wanted) if odd else model
+    return copied(model).to(wanted) if odd else model
 
 
 def _check(formats: Sequence[str], opset: int, optimize_for: str) -> None:

@@ -22,7 +22,7 @@ class Throughout(TorchFunctionMode):
 
         Args:
             twin: Whether the network stands for one in a narrower dtype: then an RMS norm without an epsilon of its
-                own keeps that of float32.
+                own keeps that of float32, and constants that it makes have the digits that they have in float32.
         """
         super().__init__()
         self._twin = twin
@@ -32,6 +32,8 @@ class Throughout(TorchFunctionMode):
     ) -> Any:
         """Run a call, of a float64 tensor with that dtype where it names float32."""
         kwargs = kwargs or {}
+        if self._twin and kwargs.get("dtype") == torch.float64 and not any(isinstance(x, Tensor) for x in args):
+            return func(*args, **{**kwargs, "dtype": torch.float32}).double()
         if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
             return func(*args, **kwargs)
         if func is Tensor.float:

@@ -169,6 +169,10 @@ def _in_range(graph: fx.Graph, target: fx.Node, classes: int) -> fx.Node:
     return graph.call_function(aten.gather, (table, 0, graph.call_function(aten.add, (target, 1))))
 
 
+_PLAIN = {torch.sym_max: max, torch.sym_min: min}
+"""Functions of sizes -> those of plain numbers, which TorchScript knows."""
+
+
 class _Folder(nn.Module):
     """Holds tensors and other folders, so that a qualified name is a path of attributes."""
 
@@ -212,6 +216,7 @@ def to_module(program: Program) -> fx.GraphModule:
             if "device" in kwargs:
                 kwargs = {**kwargs, "device": graph.call_function(getattr, (given[0][1], "device"))}
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
+            op = _PLAIN.get(op, op)
             name = re.sub(r"\W", "_", scope_of(node))
             copies[node] = graph.create_node(node.op, op, args, kwargs, name)
         copies[node].meta = dict(node.meta)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from exporter.errors import ArtifactError, UsageError, VerificationFailed
 from exporter.judge import Case, Judge
 from exporter.network import evaluating
+from exporter.own_backward import own_backward
 from exporter.parity import AGREEING, SLACK, Parity, Values, compare, least_norms, relative_l2
 from exporter.runtime import PREDICTED, Explanation, Session, module_session, open_session
 from exporter.signature import Input, Signature
@@ -89,9 +90,10 @@ def prove(files: Mapping[str, Path], judge: Judge, *, lowered: nn.Module | None 
     """Prove that written files compute what live autograd computes.
 
     Args:
-        files: Format -> file: ``torchscript``, ``onnx`` or both.
+        files: Format -> file: ``torchscript``, ``onnx``, both or none.
         judge: Of the network that they were made from; it is run here.
-        lowered: The graph that the ONNX file was written from, to be tried in float64, which onnxruntime cannot.
+        lowered: The graph that the ONNX file was written from, to be tried in float64, which onnxruntime cannot. With
+            no files, what is proven itself, in the network's dtype too.
 
     Raises:
         UsageError: A runtime does not compute in the network's dtype.
@@ -294,6 +296,8 @@ class _Trial:
             for target, case in each.accepted
         ]
         if failures:
+            own = own_backward(self._judge.network, self._cases[0].inputs)
+            failures += [f"the network has {each}, of which its operators tell nothing" for each in own]
             raise VerificationFailed("not equal to live autograd; nothing was written\n  " + "\n  ".join(failures))
         names = [given.name for given in self._judge.network.signature.inputs]
         return Certificate(
@@ -381,6 +385,10 @@ def _openers(
         if lowered is not None:
             found.append(("eager", "float64", lambda: module_session(copy.deepcopy(lowered).double(), inputs)))
         found.append(("onnxruntime", dtype, partial(_onnxruntime, files["onnx"], dtype, inputs)))
+    if not files and lowered is not None:
+        if dtype != "float64":
+            found.append(("eager", "float64", lambda: module_session(copy.deepcopy(lowered).double(), inputs)))
+        found.append(("eager", dtype, lambda: module_session(lowered, inputs)))
     return found
 
 

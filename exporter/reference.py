@@ -7,8 +7,8 @@ differently: the rules act on an exported graph of ATen operators, this acts on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exporter.errors import UnsupportedModel
+from exporter.errors import UnsupportedModel, first_line
+from exporter.lines import bracketed, of_error
 from exporter.precision import Throughout
+
+aten = torch.ops.aten
 
 Call = tuple[float, float | None]
 """Where a call clips: (low, high); high is None where it does not."""
@@ -46,7 +49,7 @@ def live(
         twin: Whether a model in float64 stands for one in a narrower dtype; see :mod:`exporter.precision`.
 
     Raises:
-        UnsupportedModel: Autograd finds no way from the logits to any input.
+        UnsupportedModel: Autograd finds no way from the logits to any input, or cannot follow the model.
 
     Returns:
         The logits ``[N, K]``; an attribution for each input of floating point, of its shape; and ``[N]``, how many
@@ -57,7 +60,7 @@ def live(
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     throughout = Throughout(twin) if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
-    with torch.enable_grad(), throughout, PlainOrder(), Rectify(method, count) as rectify:
+    with torch.enable_grad(), throughout, PlainOrder(), Rectify(method, count) as rectify, _refusals(model):
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
         chosen = torch.where(wished == -1, logits.argmax(1), wished)
@@ -75,6 +78,17 @@ def live(
     batch = len(given[0])
     undecided = sum((_by_sample(counts, batch) for counts in rectify.undecided), torch.zeros(batch, dtype=torch.int64))
     return logits.detach(), attributions, undecided
+
+
+@contextmanager
+def _refusals(model: Any) -> Iterator[None]:
+    """Say of what PyTorch raises, of a value that is needed and was overwritten for one, that autograd refuses it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UnsupportedModel(
+            f"autograd does not run {_name(model)}: {first_line(error)}{bracketed(of_error(error))}"
+        ) from error
 
 
 def _by_sample(counts: Tensor, batch: int) -> Tensor:
@@ -167,7 +181,7 @@ def _rivals(
     """Count, along the first axis, windows whose two largest values are within rounding of each other, yet differ."""
     x = x.detach()
     kernel, steps, pad, spread = (
-        value if isinstance(value, (tuple, list)) else (value, value)
+        tuple(value) * (3 - len(value)) if isinstance(value, (tuple, list)) else (value, value)
         for value in (kernel_size, stride or kernel_size, padding, dilation)
     )
     padded = F.pad(x, (pad[1], pad[1], pad[0], pad[0]), value=-math.inf)
@@ -257,6 +271,13 @@ _READERS: dict[Any, Callable[..., Call | None]] = {
     **dict.fromkeys((torch.clip, torch.clip_, Tensor.clip, Tensor.clip_), _clamp),
     **dict.fromkeys((torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_), _clamp),
     **dict.fromkeys((F.threshold, torch.threshold_, torch.threshold), _threshold),
+    # what torch.export has made calls operators:
+    **dict.fromkeys((aten.relu.default, aten.relu_.default), _relu),
+    **dict.fromkeys((aten.relu6.default, aten.relu6_.default), _relu6),
+    **dict.fromkeys((aten.hardtanh.default, aten.hardtanh_.default), _hardtanh),
+    **dict.fromkeys((aten.clamp.default, aten.clamp_.default, aten.clip.default, aten.clip_.default), _clamp),
+    **dict.fromkeys((aten.clamp_min.default, aten.clamp_min_.default), _clamp),
+    **dict.fromkeys((aten.threshold.default, aten.threshold_.default), _threshold),
 }
 _IN_PLACE = {
     torch.relu_,
@@ -269,5 +290,6 @@ _IN_PLACE = {
     torch.clamp_min_,
     Tensor.clamp_min_,
     torch.threshold_,
+    *(op for op in _READERS if isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable),
 }
-_MAX_POOLS = {F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d}
+_MAX_POOLS = {F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d, aten.max_pool2d.default}

@@ -93,6 +93,11 @@ class Signature:
         images = [given for given in self.inputs if len(given.shape) == 3]
         if len(self.dynamic) > 1 and not images:
             raise UsageError("--dynamic height and width are the last two sizes of an input [N, C, H, W]; none is one")
+        for size in self.dynamic:
+            lengths = {given.name: given.shape[AXES[size] - 1] for given in images if size != BATCH}
+            if len(set(lengths.values())) > 1:
+                have = " and ".join(f"{name} {length}" for name, length in lengths.items())
+                raise UsageError(f"--dynamic {size}: images share one {size}, and here {have}; leave this size out")
 
     @property
     def dtype(self) -> str:

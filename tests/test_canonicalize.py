@@ -127,6 +127,10 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.pad.default, (X, [1, 2, 0, 3], "replicate")),
     (aten.pad.default, (X, [1, 2, 0, 3], "circular")),
     (aten.pad.default, (X, [0, 0, 6, 0], "circular")),
+    (aten.cat.default, ([X, X + 1], 1)),
+    (aten.cat.default, ([tensor(0), X, tensor(0)], 1)),
+    (aten.cat.default, ([tensor(0), tensor(0)],)),
+    (aten.unsafe_split.Tensor, (X, 2, 1)),
     (aten.split.Tensor, (X, 2, 1)),
     (aten.split.Tensor, (X, 3, -2)),
     (aten.chunk.default, (X, 4, 2)),
@@ -162,6 +166,12 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.fill.Scalar, (X, 2)),
     (aten.full_like.default, (X, 2)),
     (aten.full_like.default, (X, 2), {"dtype": torch.int64}),
+    (aten.empty_like.default, (X,)),
+    (aten.empty_like.default, (X,), {"dtype": torch.int64}),
+    (aten.new_empty.default, (X, [2, 3])),
+    (aten.new_empty.default, (X, [2, 3]), {"dtype": torch.bool}),
+    (aten.empty.memory_format, ([2, 3],)),
+    (aten.empty.memory_format, ([2, 3],), {"dtype": torch.float64}),
     (aten.slice_scatter.default, (X, tensor(2, 3, 2, 5), 2, 1, 3)),
     (aten.slice_scatter.default, (X, tensor(2, 3, 2, 5), 2, -2)),
     (aten.slice_scatter.default, (X, X + 1, 0, 0, 2**63 - 1)),
@@ -277,6 +287,9 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.var_mean.dim, (X, [1], False, True)),
     (aten.var_mean.correction, (X, [1]), {"correction": 0}),
     (aten.max.default, (X,)),
+    (aten.argmin.default, (X,)),
+    (aten.argmin.default, (X, 1)),
+    (aten.argmin.default, (-TIED, 1, True)),
     (aten.argmax.default, (X,)),
     (aten.argmax.default, (X, None, True)),
     (aten.argmax.default, (X, -1, True)),
@@ -335,6 +348,9 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.lstm.input, (X[0], [tensor(1, 6, 4)] * 2, lstm(5, 4), True, 1, 0.0, False, False, False)),
     (aten.lstm.input, (X[0], [tensor(1, 3, 4)] * 2, lstm(5, 4)[:2], False, 1, 0.0, False, False, True)),
     (aten.lstm.input, (X[0], [tensor(4, 3, 2)] * 2, 2 * lstm(5, 2) + 2 * lstm(4, 2), True, 2, 0.5, False, True, True)),
+    (aten.linear.default, (tensor(2, 5), tensor(3, 5), tensor(3))),
+    (aten.linear.default, (tensor(2, 5), tensor(5))),
+    (aten.linear.default, (tensor(2, 4, 5), tensor(5), HALF)),
     (aten.matmul.default, (X, tensor(5, 4))),
     (aten.matmul.default, (X, tensor(5))),
     (aten.matmul.default, (tensor(6), X)),
@@ -373,6 +389,8 @@ def _name(value: Any) -> str:
 )
 def test_a_spelling_keeps_the_value(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     expected, found = op(*args, **kwargs), SPELLINGS[op](*args, **kwargs)
+    if op in EMPTY:
+        expected.zero_()
     if not isinstance(expected, (tuple, list)):
         expected, found = [expected], [found]
     assert len(found) == len(expected)
@@ -385,7 +403,10 @@ def test_a_spelling_keeps_the_value(op: Any, args: tuple[Any, ...], kwargs: dict
             torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14, equal_nan=True)
 
 
-FIRST = {aten.max.dim, aten.min.dim}
+EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
+"""Operators of whose result only the shape and the dtype count."""
+
+FIRST = {aten.argmax.default, aten.argmin.default, aten.max.dim, aten.min.dim}
 """Operators whose indices are those of the first extreme."""
 
 

@@ -68,6 +68,12 @@ def test_float64_knows_no_excuse() -> None:
     assert "sample 1, relative L2 1.00e-09 > 1e-10" in judged([1e-16, 1e-9], [1, 1], "float64")[0]
 
 
+def test_float16_has_a_bound_that_sensitivity_does_not_move() -> None:
+    assert not judged([5e-3, 0.2], [0.0, 0.06], "float16")
+    assert "sample 1, relative L2 2.60e-01 > 2e-01" in judged([5e-3, 0.26], [0.0, 0.2], "float16")[0]
+    assert judged([1.0], [2.0], "float16")
+
+
 def test_logits_know_no_excuse() -> None:
     assert "logits of sample 0, relative L2 2.00e-05 > 1e-05" in judged([1e-7], [1], logits=2e-5)[0]
 

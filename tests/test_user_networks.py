@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,15 @@ def ungraded_beside_writing(net: Any, x: Tensor) -> Tensor:
     return net.second(y.relu_())
 
 
+def ungraded_writing_inside(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.first(x))
+    with torch.no_grad():
+        gate = torch.sigmoid(x).clone()
+        gate.mul_(2)
+        gate[:, 1:].add_(1)
+    return net.second(x * gate)
+
+
 def attended(net: Any, x: Tensor) -> Tensor:
     scores = net.first(x)
     return net.second(F.softmax(scores.float(), -1).type_as(scores).relu())
@@ -70,6 +80,18 @@ def quantized(dtype: torch.dtype) -> nn.Module:
     net = Written(lambda net, x: F.relu(F.linear(x, net.table.float() * 0.01)))
     net.register_buffer("table", torch.randint(-127, 127, (3, 8), dtype=dtype))
     return net
+
+
+def normed(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch advises against them, and networks have them
+        return nn.Sequential(norm(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 3))
+
+
+def exported() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
+    batch = {0: torch.export.Dim("batch")}
+    return torch.export.export(model, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(batch,)).module()
 
 
 def linear(*sizes: int) -> dict[str, nn.Module]:
@@ -106,6 +128,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "a branch whose name is no identifier": (lambda: named("5x5-conv"), (8,)),
     "a part without gradients": (lambda: Written(ungraded, **linear(8, 8, 3)), (8,)),
     "parts without gradients beside writing": (lambda: Written(ungraded_beside_writing, **linear(8, 8, 3)), (8,)),
+    "writing without gradients into what has none": (lambda: Written(ungraded_writing_inside, **linear(8, 8, 3)), (8,)),
+    **{
+        f"a {mode} resampling to the same size": (
+            lambda mode=mode: Written(
+                lambda net, x: net.first(F.interpolate(F.relu(x), scale_factor=(1.1, 1.5), mode=mode).flatten(1)),
+                **linear(2 * 9 * 13, 3),
+            ),
+            (2, 9, 9),
+        )
+        for mode in ("nearest", "nearest-exact", "bilinear", "bicubic")
+    },
     "a float64 constant": (
         lambda: Written(lambda net, x: F.relu(net.first((x * SCALE).float())), **linear(8, 3)),
         (8,),
@@ -134,6 +167,98 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (8,),
     ),
+    "a GRU": (
+        lambda: Written(
+            lambda net, x: net.second(net.gru(x)[0][:, -1].relu()),
+            gru=nn.GRU(4, 6, batch_first=True),
+            second=nn.Linear(6, 3),
+        ),
+        (5, 4),
+    ),
+    "a plain RNN": (
+        lambda: Written(
+            lambda net, x: net.second(net.rnn(x)[0][:, -1].relu()),
+            rnn=nn.RNN(4, 6, batch_first=True),
+            second=nn.Linear(6, 3),
+        ),
+        (5, 4),
+    ),
+    "a GRU cell": (
+        lambda: Written(lambda net, x: net.second(net.cell(x).relu()), cell=nn.GRUCell(8, 6), second=nn.Linear(6, 3)),
+        (8,),
+    ),
+    "an LSTM cell": (
+        lambda: Written(
+            lambda net, x: net.second(net.cell(x)[0].relu()), cell=nn.LSTMCell(8, 6), second=nn.Linear(6, 3)
+        ),
+        (8,),
+    ),
+    "distances of pairs": (
+        lambda: Written(
+            lambda net, x: torch.stack(
+                [F.pairwise_distance(net.first(x), net.second(x).relu()), x.sum(1), x.mean(1)], 1
+            ),
+            first=nn.Linear(8, 4),
+            second=nn.Linear(8, 4),
+        ),
+        (8,),
+    ),
+    "a tensordot": (
+        lambda: Written(
+            lambda net, x: torch.tensordot(net.first(x).relu(), net.second.weight, ([1], [1])), **linear(8, 8, 3)
+        ),
+        (8,),
+    ),
+    "differences": (
+        lambda: Written(
+            lambda net, x: net.second(net.first(x).relu().diff(dim=1).fliplr().absolute()),
+            first=nn.Linear(8, 9),
+            second=nn.Linear(8, 3),
+        ),
+        (8,),
+    ),
+    "a window that is a constant": (
+        lambda: Written(
+            lambda net, x: net.second(net.first(x).relu() * torch.hann_window(8, dtype=x.dtype)), **linear(8, 8, 3)
+        ),
+        (8,),
+    ),
+    "an old weight norm": (lambda: normed(nn.utils.weight_norm), (8,)),
+    "an old spectral norm": (lambda: normed(nn.utils.spectral_norm), (8,)),
+    "a max-pool with lists of one number": (
+        lambda: Written(
+            lambda net, x: net.first(net.pool(x.relu()).flatten(1)),
+            pool=nn.MaxPool2d((3,), stride=(2,), padding=(1,)),
+            **linear(9, 3),
+        ),
+        (1, 6, 6),
+    ),
+    "a concatenation that starts with nothing": (
+        lambda: Written(
+            lambda net, x: net.second(torch.cat([torch.empty(0), net.first(x).relu()], 1)), **linear(8, 8, 3)
+        ),
+        (8,),
+    ),
+    "a linear layer of one row": (
+        lambda: Written(
+            lambda net, x: torch.stack([F.linear(net.first(x).relu(), row) for row in net.second.weight], 1),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
+    "a value written by index": (
+        lambda: Written(
+            lambda net, x: net.second(net.first(x).relu().scatter(1, x.argmin(1, keepdim=True), 0.5)), **linear(8, 8, 3)
+        ),
+        (8,),
+    ),
+    "an empty tensor that is filled": (
+        lambda: Written(
+            lambda net, x: net.second(net.first(x).relu() + torch.empty_like(x).fill_(2)), **linear(8, 8, 3)
+        ),
+        (8,),
+    ),
+    "what torch.export has made": (exported, (3, 8, 8)),
     "a table of int8": (lambda: quantized(torch.int8), (8,)),
     "a table of int16": (lambda: quantized(torch.int16), (8,)),
     "a state that is no tensor": (lambda: nn.Sequential(Extra(8, 8), nn.ReLU(), nn.Linear(8, 3)), (8,)),
@@ -175,7 +300,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def made(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     torch.manual_seed(0)
     factory, shape = NETWORKS[name]
-    return factory().eval(), shape
+    model = factory()
+    return model if name == "what torch.export has made" else model.eval(), shape
 
 
 @pytest.mark.parametrize("method", ["guided", "gradient"])
@@ -194,6 +320,86 @@ def test_user_networks(name: str, method: str, tmp_path: Path) -> None:
     built = exporter.build(model, image, method)
     for ours, theirs in zip(built(image, target), (logits, attribution), strict=True):
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("name", ["an old weight norm", "an old spectral norm"])
+def test_what_is_kept_of_a_run_is_copied(name: str, dtype: str, tmp_path: Path) -> None:
+    """Such a norm's weight has a gradient, which PyTorch does not copy."""
+    model, shape = made(name)
+    exporter.export(model, shape, tmp_path / "a", dtype=dtype)
+    assert model[0].weight.dtype == torch.float32
+
+
+def two_images(net: Any, left: Tensor, right: Tensor) -> Tensor:
+    return net.head((net.conv(left) + net.conv(right)).relu().mean((2, 3)))
+
+
+class Two(Written):
+    """A network of two images."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self._forward(self, left, right)
+
+
+ANY_SIZE = ("batch", "height", "width")
+
+
+def test_two_images_that_meet_vary_together(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Two(two_images, conv=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 3))
+    inputs = [exporter.Input("left", (3, 8, 8)), exporter.Input("right", (3, 8, 8))]
+    exporter.export(model, inputs, tmp_path / "a", dynamic=ANY_SIZE)
+    found = exporter.load(tmp_path / "a")({name: np.ones((1, 3, 9, 7), np.float32) for name in ("left", "right")})
+    assert found.attribution["right"].shape == (1, 3, 9, 7)
+
+
+def test_two_images_of_other_sizes_do_not(tmp_path: Path) -> None:
+    model = Two(two_images, conv=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 3))
+    inputs = [exporter.Input("left", (3, 8, 8)), exporter.Input("right", (3, 6, 8))]
+    with pytest.raises(exporter.UsageError, match="images share one height, and here left 8 and right 6"):
+        exporter.export(model, inputs, tmp_path / "a", dynamic=ANY_SIZE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda net, x: net.head(F.adaptive_max_pool2d(net.conv(x).relu(), 1).flatten(1)),
+        lambda net, x: net.head(net.conv(x).relu()[:, :, : min(5, x.shape[2])].mean((2, 3))),
+        lambda net, x: net.head(net.conv(x).relu()[:, :, : max(3, x.shape[2] - 4)].mean((2, 3))),
+    ],
+    ids=["a global max-pool", "the smaller size", "the larger size"],
+)
+def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Written(body, conv=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 3)).eval()
+    exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+    image, target = torch.randn(2, 3, 11, 6), torch.tensor([1, -1])
+    _, attribution = attribute(model, image, target, "guided")
+    for runtime in RUNTIMES:
+        found = exporter.load(tmp_path / "a", runtime)(image.numpy(), target.numpy())
+        np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64, torch.bool])
+def test_logits_of_other_dtypes_are_refused(dtype: torch.dtype) -> None:
+    model = Written(lambda net, x: net.second(net.first(x).relu()).to(dtype), **linear(8, 8, 3))
+    with pytest.raises(exporter.UnsupportedModel, match=f"returns logits of {str(dtype)[6:]}; an artifact's are of"):
+        exporter.build(model, torch.zeros(1, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*`torch.jit:DeprecationWarning")
+def test_a_part_in_torchscript_is_refused() -> None:
+    model = Written(lambda net, x: net.second(net.first(x)), first=torch.jit.script(nn.ReLU()), second=nn.Linear(8, 3))
+    with pytest.raises(exporter.UnsupportedModel, match="Written has a part in TorchScript, first: its rectifiers"):
+        exporter.build(model, torch.zeros(1, 8))
+
+
+def test_rectifiers_inside_of_an_operator_are_refused() -> None:
+    """Autograd in Python does not see them, so nothing could be proven of them."""
+    model = Written(lambda net, x: net.rnn(x)[0][:, -1], rnn=nn.RNN(4, 3, batch_first=True, nonlinearity="relu"))
+    with pytest.raises(exporter.UnsupportedOp, match=r"aten.rnn_relu.input has no vjp rule"):
+        exporter.build(model, torch.zeros(1, 5, 4))
 
 
 @pytest.mark.parametrize(
@@ -259,12 +465,21 @@ def test_a_float16_network_may_compute_in_float32_in_places(tmp_path: Path) -> N
     assert exporter.verify(tmp_path / "a", model).skipped == parity["skipped"]
 
 
+POOLS = {
+    "max-pool": nn.MaxPool2d(4),
+    "amax": Written(lambda net, x: x.unflatten(3, (2, 4)).unflatten(2, (2, 4)).amax((3, 5))),
+    "amin": Written(lambda net, x: x.unflatten(3, (2, 4)).unflatten(2, (2, 4)).amin((3, 5)) + 1),
+}
+
+
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("opset", [17, 18, 23])
-def test_pools_in_float16(opset: int, target: str, tmp_path: Path) -> None:
-    """Maxima that a runtime has not rounded yet equal no tap that it has."""
+@pytest.mark.parametrize(
+    ("pool", "opset"), [("max-pool", 17), ("max-pool", 18), ("max-pool", 23), ("amax", 18), ("amin", 18)]
+)
+def test_pools_in_float16(pool: str, opset: int, target: str, tmp_path: Path) -> None:
+    """Maxima that a runtime has not rounded yet equal nothing that it has."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), POOLS[pool], nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
     exporter.export(
         model, (3, 8, 8), tmp_path / "a", dtype="float16", formats=["onnx"], opset=opset, optimize_for=target
     )

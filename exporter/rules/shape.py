@@ -205,8 +205,8 @@ def gather(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, *, sparse_
     return x.new_zeros(x.shape).scatter_add(dim, index, ct)
 
 
-@vjp(aten.scatter.src)
-def scatter(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+@vjp(aten.scatter.src, aten.scatter.value)
+def scatter(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor | float) -> Tensor:
     """Zero where something was written."""
     return ct.scatter(dim, index, 0)
 

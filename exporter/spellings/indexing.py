@@ -73,6 +73,22 @@ def _zero(x: Tensor) -> Tensor:
     return torch.zeros_like(x)
 
 
+@spelling(aten.empty_like.default)
+def _empty_like(x: Tensor, *, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    """Zeros: what is in an empty tensor is nobody's business."""
+    return _full_like(x, 0, dtype=dtype)
+
+
+@spelling(aten.new_empty.default)
+def _new_empty(x: Tensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    return x.new_zeros(size) if dtype in (None, x.dtype) else x.new_zeros(size, dtype=dtype)
+
+
+@spelling(aten.empty.memory_format)
+def _empty(size: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None, **kwargs: Any) -> Tensor:
+    return torch.zeros(size, dtype=dtype, device=device)
+
+
 @spelling(aten.fill.Tensor)
 def _fill(x: Tensor, value: Tensor) -> Tensor:
     return _copy(x, value)

@@ -36,6 +36,15 @@ def _convolution(
 spelling(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)(_convolution)
 
 
+@spelling(aten.linear.default)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A weight ``[L]`` is a product with a vector."""
+    if weight.ndim == 2:
+        return torch.nn.functional.linear(x, weight, bias)
+    product = _matmul(x, weight)
+    return product if bias is None else product + bias
+
+
 @spelling(aten.matmul.default)
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     """A vector is a matrix of one row on the left, of one column on the right."""

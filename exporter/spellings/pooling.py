@@ -147,6 +147,11 @@ def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     if x.ndim == axes + 1:
         values, indices = _adaptive_max_pool(x.unsqueeze(1), size)
         return values.squeeze(1), indices.squeeze(1)
+    if all(count == 1 for count in size):
+        flat = x.flatten(-axes)
+        index = flat.argmax(-1, keepdim=True)
+        shape = [*x.shape[:-axes], *size]
+        return flat.gather(-1, index).reshape(shape), index.reshape(shape)
     if not all(isinstance(length, int) for length in x.shape[-axes:]):
         raise UnsupportedOp("adaptive_max_pool needs a fixed image size: its windows vary with it")
     kernel = []

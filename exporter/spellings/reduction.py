@@ -65,6 +65,12 @@ def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     return found.reshape([1] * x.ndim) if keepdim else found
 
 
+@spelling(aten.argmin.default)
+def _argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The largest of what has the other sign."""
+    return _argmax(torch.neg(x), dim, keepdim)
+
+
 @spelling(aten.any.default, aten.any.dim, aten.any.dims)
 def _any(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
     """Whether the largest of ones and zeros is a one."""

@@ -18,7 +18,7 @@ def _nearest(exact: bool) -> Callable[..., Tensor]:
     def resample(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> Tensor:
         """Copies, where each value has equally many; else a matrix of zeros and ones for each axis."""
         offset = 0.5 if exact else 0.0
-        for axis, length, count, scale in _axes(x, size, scales):
+        for axis, length, count, scale in _axes(x, size, scales, scaled=exact or x.ndim != 4):
             copies = _copies(length, count, scale, offset)
             if copies:
                 x = x.unsqueeze(axis)
@@ -73,7 +73,7 @@ def _bicubic(
     Keys (1981), equation 4 with a = -3/4: a tap at distance ``d <= 1`` weighs ``(a + 2) d^3 - (a + 3) d^2 + 1``, one
     further away ``a d^3 - 5 a d^2 + 8 a d - 4 a``.
     """
-    for axis, length, count, scale in _axes(x, size, scales):
+    for axis, length, count, scale in _axes(x, size, scales, scaled=True):
         position = _positions(x, length, count, scale, align_corners)
         first, column = torch.floor(position), torch.arange(length, device=x.device)
         matrix = None
@@ -122,14 +122,21 @@ spelling(aten._upsample_bilinear2d_aa.vec)(_antialiased(lambda d: (1 - d).clamp(
 spelling(aten._upsample_bicubic2d_aa.vec)(_antialiased(_cubic))
 
 
-def _axes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> list[tuple[int, int, int, float]]:
-    """Return, for every axis to resample, the axis, its length, the new one, and input steps per output step."""
+def _axes(
+    x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None, scaled: bool = False
+) -> list[tuple[int, int, int, float]]:
+    """Return, for every axis to resample, the axis, its length, the new one, and input steps per output step.
+
+    An axis that keeps its length, as one of 5 does at a scale of 1.1, PyTorch leaves alone. But where it is ``scaled``,
+    samples are taken by the scale there too, as PyTorch's kernels for plain bicubic, exact nearest, and nearest
+    neighbours of anything but images do.
+    """
     axes = x.ndim - 2
     lengths = x.shape[2:]
     counts = [_scaled(n, s) for n, s in zip(lengths, scales or (), strict=True)] if size is None else list(size)
     steps = [1 / s for s in scales] if scales else [n / m for n, m in zip(lengths, counts, strict=True)]
     every = zip(range(-axes, 0), lengths, counts, steps, strict=True)
-    return [axis for axis in every if known(axis[1] - axis[2]) != 0 or axis[3] != 1]
+    return [axis for axis in every if known(axis[1] - axis[2]) != 0 or (scaled and axis[3] != 1)]
 
 
 def _scaled(length: int, scale: float) -> int:

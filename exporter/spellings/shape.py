@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.sizes import known
 from exporter.spellings.table import aten, spelling
 
 
@@ -36,7 +37,13 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     return x
 
 
-@spelling(aten.split.Tensor)
+@spelling(aten.cat.default)
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Without those of shape ``[0]``, which PyTorch puts beside any other."""
+    return torch.cat([x for x in tensors if not (x.ndim == 1 and known(x.shape[0]) == 0)] or list(tensors), dim)
+
+
+@spelling(aten.split.Tensor, aten.unsafe_split.Tensor)
 def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
     """By sizes; the last part is what is left."""
     length = x.shape[dim]

@@ -233,6 +233,13 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "conversions": lambda: lambda x: x.double().sin().float() + x.to(torch.float64).type_as(x),
     "to dtype": lambda: lambda x: aten.to.dtype(x, torch.float64).cos().type_as(x),
     "logic": lambda: lambda x: x * (~(x > 0) | (x > 1)) + x * aten.bitwise_or(x > 0, x < -1),
+    "exclusive or": lambda: lambda x: x * torch.logical_xor(x > 0, x < 1) + x * ((x > 0) ^ (x > 1)),
+    "arithmetic of booleans": lambda: (
+        lambda x: x * ((x > 0) + (x < -1)) + x * torch.where(x > 0, x > 1, x < -1) + x * torch.maximum(x > 0, x < -1)
+    ),
+    "a mean of booleans": lambda: lambda x: x * (x > 0).mean(1, keepdim=True, dtype=torch.float32),
+    "a function of weights without a translation": lambda: Times(lambda x, w: x * w.median(), 6, 5),
+    "one of weights with several results": lambda: Times(lambda x, w: x * w.sort(0)[0] + w.sort(0)[1], 6, 5),
     "logical operators": lambda: lambda x: x * torch.logical_or(x.logical_not(), x > 1),
     "rsub a tensor": lambda: Times(lambda x, w: torch.rsub(x, w, alpha=2), 6, 5),
     "rsub alpha": lambda: lambda x: torch.rsub(x, 2, alpha=3),

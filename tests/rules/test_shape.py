@@ -79,6 +79,7 @@ CASES = [
     case(aten.gather.default, real(2, 5, 3), 1, index(5, 2, 1, 3)),
     case(aten.gather.default, real(3, 4), -1, index(4, 2, 6)),
     case(aten.scatter.src, real(3, 6), 1, distinct(6, 3, 4), real(3, 4)),
+    case(aten.scatter.value, real(3, 6), 1, distinct(6, 3, 4), 2.0),
 ]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 
 from exporter.elementwise import is_elementwise
 from exporter.errors import UnsupportedOp
-from exporter.program import Program, place_of, scope_of
+from exporter.program import Program, of_weights, place_of, scope_of
 from exporter.signature import SIZES
 
 aten = torch.ops.aten
@@ -282,6 +282,11 @@ class Emitter:
             self._values[node] = Value(self._values[source][index], node.meta["val"])
             return
         translation = TRANSLATIONS.get(node.target)
+        if translation is None and of_weights(node):
+            value = self._evaluate(node)
+            names = [self._store(one) for one in (value if isinstance(value, (tuple, list)) else [value])]
+            self._values[node] = names if isinstance(value, (tuple, list)) else Value(names[0], node.meta["val"])
+            return
         if translation is None:
             raise UnsupportedOp(
                 f"{node.target} has no ONNX translation ({place_of(node)}). Translations are functions in "
@@ -295,6 +300,18 @@ class Emitter:
         self._values[node] = result if isinstance(result, list) else Value(result, node.meta["val"])
         if not isinstance(result, list):
             self._fakes[result] = node.meta["val"]
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        """Compute what depends on the program's tensors alone."""
+        if node.op == "placeholder":
+            return self._program.tensors[self._names[node]]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._evaluate)
+        op: Any = node.target
+        with torch.no_grad():
+            return op(*args, **kwargs)
+
+    def _store(self, value: Tensor) -> str:
+        return self.constant(value.numpy(), value.dtype)
 
     def _promoted(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Convert whole numbers that an elementwise operator computes with as with others, as PyTorch does unasked.
@@ -315,13 +332,16 @@ class Emitter:
             if not dtype.is_floating_point:
                 return args
         return tuple(
-            self._converted(arg, dtype)
+            self.converted(arg, dtype)
             if isinstance(arg, Value) and arg.dtype not in kept and not arg.dtype.is_floating_point
             else arg
             for arg in args
         )
 
-    def _converted(self, x: Value, dtype: torch.dtype) -> Value:
+    def converted(self, x: Value, dtype: torch.dtype) -> Value:
+        """Return a value in a dtype: itself, or cast to it."""
+        if x.dtype == dtype:
+            return x
         fake_mode: Any = x.fake.fake_mode  # type: ignore[attr-defined]
         with fake_mode:
             return Value(self.cast(x, dtype), torch.empty_like(x.fake, dtype=dtype))

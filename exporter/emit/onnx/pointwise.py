@@ -12,11 +12,15 @@ from exporter.program import of_weights
 aten = torch.ops.aten
 
 
+_OF_BOOLEANS = {"Add": "Or", "Max": "Or", "Mul": "And", "Min": "And"}
+"""What ONNX calls arithmetic of booleans."""
+
+
 def _binary(kind: str) -> Translation:
     def translation(e: Emitter, a: Value, b: Value | float, alpha: float = 1) -> str:
         dtype = e.fake.dtype
-        if dtype == torch.bool and kind == "Mul":
-            return e.op("And", a, e.as_value(b, dtype))
+        if dtype == torch.bool:
+            return e.op(_OF_BOOLEANS[kind], a, e.as_value(b, dtype))
         right = e.as_value(b, dtype)
         if alpha != 1:
             right = e.op("Mul", right, e.constant(alpha, dtype))
@@ -54,6 +58,7 @@ for _name in _FUNCTIONS.split():
 translates(aten.isnan.default)(lambda e, x: e.op("IsNaN", x))
 translates(aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default)(lambda e, a, b: e.op("And", a, b))
 translates(aten.__or__.Tensor, aten.bitwise_or.Tensor, aten.logical_or.default)(lambda e, a, b: e.op("Or", a, b))
+translates(aten.bitwise_xor.Tensor, aten.logical_xor.default)(lambda e, a, b: e.op("Xor", a, b))
 translates(aten.bitwise_not.default, aten.logical_not.default)(lambda e, x: e.op("Not", e.as_value(x, torch.bool)))
 translates(aten.maximum.default)(_binary("Max"))
 translates(aten.minimum.default)(_binary("Min"))
@@ -86,6 +91,9 @@ def _rsqrt(e: Emitter, x: Value) -> str:
 
 @translates(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
 def _where(e: Emitter, condition: Value, a: Value | float, b: Value | float) -> str:
+    if e.fake.dtype == torch.bool:  # onnxruntime has no Where of them
+        chosen, other = e.as_value(a, torch.bool), e.as_value(b, torch.bool)
+        return e.op("Or", e.op("And", condition, chosen), e.op("And", e.op("Not", condition), other))
     return e.op("Where", condition, e.as_value(a, e.fake.dtype), e.as_value(b, e.fake.dtype))
 
 

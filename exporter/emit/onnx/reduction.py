@@ -22,6 +22,7 @@ def _sum(e: Emitter, x: Value, dim: Sequence[int] | None, keepdim: bool = False,
 @translates(aten.mean.dim)
 def _mean(e: Emitter, x: Value, dim: Sequence[int] | None, keepdim: bool = False, **kwargs: Any) -> str:
     axes = sorted(d % x.ndim for d in dim or range(x.ndim))
+    x = e.converted(x, e.fake.dtype)
     if keepdim and axes == list(range(2, x.ndim)):
         return e.op("GlobalAveragePool", x)
     return e.reduce("ReduceMean", x, axes, keepdim)

@@ -1,0 +1,38 @@
+"""Which line of the user's code something comes from: ``model.py:88``, or nothing where it is none of theirs."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+
+def in_text(text: str, or_any: bool = False) -> str:
+    """Return the innermost of the user's lines in a printed traceback; where none is theirs, perhaps any innermost."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', text)
+    own = [frame for frame in frames if _is_users(frame[0])] or frames * or_any
+    return ":".join(own[-1]) if own else ""
+
+
+def of_error(error: BaseException) -> str:
+    """Return the innermost of the user's lines on the way to an error."""
+    return _innermost(traceback.extract_tb(error.__traceback__))
+
+
+def running() -> str:
+    """Return the innermost of the user's lines among those that run now."""
+    return _innermost(traceback.extract_stack())
+
+
+def bracketed(line: str) -> str:
+    """Return `` (model.py:88)`` for a message; nothing for nothing."""
+    return f" ({line})" if line else ""
+
+
+def _innermost(frames: traceback.StackSummary) -> str:
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _is_users(file: str) -> bool:
+    return "/torch/" not in file and Path(__file__).parent not in Path(file).parents

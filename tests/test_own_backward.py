@@ -1,0 +1,180 @@
+"""What a network does to its gradients by itself: harmless, it exports; else it is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+import exporter
+from tests.oracle import attribute
+
+
+class Straight(Function):
+    """A straight-through estimator: rounds, and hands the cotangent on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0]
+
+
+class Reversed(Function):
+    """A gradient reversal layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return -grads[0]
+
+
+class Swish(Function):
+    """Keeps less than autograd would, and has the same derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return grads[0] * (s + x * s * (1 - s))
+
+
+class Net(nn.Module):
+    """Two linear layers, and what happens between them."""
+
+    def __init__(self, between: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        self._between = between
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self._between(self, self.first(x)))
+
+
+def hooked(hook: Callable[[Tensor], Tensor | None]) -> Callable[[Any, Tensor], Tensor]:
+    def between(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        x.register_hook(hook)
+        return x
+
+    return between
+
+
+def retained(net: Net, x: Tensor) -> Tensor:
+    x = F.relu(x)
+    x.retain_grad()
+    net.kept.append(x)
+    return x
+
+
+def checkpointed(reentrant: bool) -> Callable[[Any, Tensor], Tensor]:
+    return lambda net, x: F.relu(checkpoint(lambda y: F.relu(y).sin(), x, use_reentrant=reentrant))
+
+
+def with_module_hook(hook: Callable[..., Any]) -> Net:
+    net = Net(lambda net, x: F.relu(x))
+    net.second.register_full_backward_hook(hook)
+    return net
+
+
+HARMLESS = {
+    "a function with the right derivative": lambda: Net(lambda net, x: F.relu(Swish.apply(x))),
+    "a hook that looks": lambda: Net(hooked(lambda g: None)),
+    "a gradient that is retained": lambda: Net(retained),
+    "a module hook that looks": lambda: with_module_hook(lambda module, into, out: None),
+    "a checkpoint": lambda: Net(checkpointed(False)),
+    "a reentrant checkpoint": lambda: Net(checkpointed(True)),
+}
+TWINS = {"a reentrant checkpoint": "a checkpoint"}
+"""What :func:`torch.autograd.grad` refuses -> the same function, which it does not."""
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_does_no_harm_exports(name: str, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model, twin = HARMLESS[name]().eval(), HARMLESS[TWINS.get(name, name)]().eval()
+    twin.load_state_dict(model.state_dict())
+    image, target = torch.randn(3, 6), torch.tensor([-1, 2, 0])
+    logits, attribution = attribute(twin, image, target, "guided")
+    exporter.export(model, (6,), tmp_path / "a")
+    found = exporter.load(tmp_path / "a")(image.numpy(), target.numpy())
+    torch.testing.assert_close(torch.from_numpy(found.attribution), attribution, rtol=1e-5, atol=1e-6)
+    built = exporter.build(model, image)
+    for ours, theirs in zip(built(image, target), (logits, attribution), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+HARMFUL = {
+    "a gradient reversal": (lambda: Net(lambda net, x: F.relu(Reversed.apply(x))), r"autograd\.Function Reversed"),
+    "a hook that changes": (
+        lambda: Net(hooked(lambda g: -g)),
+        r"a hook on a tensor's gradient \(\S*test_own_backward.py:\d+\)",
+    ),
+    "a module hook that changes": (
+        lambda: with_module_hook(lambda module, into, out: (-into[0],)),
+        "a backward hook on second",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_what_changes_gradients_is_refused_with_its_name(name: str, tmp_path: Any) -> None:
+    factory, reason = HARMFUL[name]
+    torch.manual_seed(0)
+    model, message = factory(), rf"(?s)not equal to live autograd.*the network has {reason}, of which"
+    with pytest.raises(exporter.VerificationFailed, match=message):
+        exporter.build(model, torch.zeros(1, 6))
+    with pytest.raises(exporter.VerificationFailed, match=message):
+        exporter.export(model, (6,), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_where_nothing_is_left_to_attribute_the_reason_is_named() -> None:
+    with pytest.raises(
+        exporter.UnsupportedModel, match=r"nothing to attribute; the network has autograd\.Function Straight"
+    ):
+        exporter.build(Net(lambda net, x: F.relu(Straight.apply(x))), torch.zeros(1, 6))
+
+
+def overwritten(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(x)
+    with torch.no_grad():
+        x[:, 2:].clamp_(0.1, 0.5)
+    return x
+
+
+def test_writing_without_gradients_into_what_has_one_is_refused() -> None:
+    with pytest.raises(
+        exporter.UnsupportedModel,
+        match=r"clamp_.default writes, under torch.no_grad\(\), into a tensor that has a gradient \(\S*.py:\d+\)",
+    ):
+        exporter.build(Net(overwritten), torch.zeros(1, 6))
+
+
+def overwritten_for_autograd(net: Any, x: Tensor) -> Tensor:
+    return torch.sigmoid(x).mul_(2)
+
+
+def test_what_autograd_refuses_is_told(tmp_path: Any) -> None:
+    """A sigmoid's result, which its derivative needs, is overwritten."""
+    model = Net(overwritten_for_autograd)
+    for make in (lambda: exporter.build(model, torch.zeros(1, 6)), lambda: exporter.export(model, (6,), tmp_path)):
+        with pytest.raises(exporter.UnsupportedModel, match=r"autograd does not run Net: .*modified by an inplace"):
+            make()
