@@ -44,6 +44,7 @@ class Recheck:
     between: float | None
 
 
+@torch.inference_mode(False)
 def verify(
     folder: str | os.PathLike[str],
     model: nn.Module,

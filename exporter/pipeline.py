@@ -35,6 +35,7 @@ FORMATS = tuple(FILES)
 DEFAULT_OPSET = 18
 
 
+@torch.inference_mode(False)  # of the caller's, in which no gradient could be judged
 def build(
     model: nn.Module,
     example_input: Tensor | Mapping[str, Tensor],
@@ -97,6 +98,7 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
+@torch.inference_mode(False)
 @unvisited()
 def export(
     model: nn.Module,

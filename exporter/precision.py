@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from exporter.patch import Patch
+
+_original, _twins = torch.finfo, threading.local()
+
+
+def _finfo(dtype: torch.dtype | None = None) -> torch.finfo:
+    """Answer for float32 where a twin in this thread asks of float64."""
+    dtype = dtype or torch.get_default_dtype()
+    return _original(torch.float32 if dtype == torch.float64 and getattr(_twins, "running", False) else dtype)
+
+
+_FINFO = Patch(torch, "finfo", _finfo)
+
+
+@contextmanager
+def _finfo_of_float32() -> Iterator[None]:
+    """Let ``torch.finfo`` of float64 be that of float32 in this thread: it is no function that a mode sees."""
+    _twins.running = getattr(_twins, "running", 0) + 1
+    try:
+        with _FINFO():
+            yield
+    finally:
+        _twins.running -= 1
 
 
 class Throughout(TorchFunctionMode):
@@ -22,10 +49,23 @@ class Throughout(TorchFunctionMode):
 
         Args:
             twin: Whether the network stands for one in a narrower dtype: then an RMS norm without an epsilon of its
-                own keeps that of float32, and constants that it makes have the digits that they have in float32.
+                own keeps that of float32, constants that it makes have the digits that they have in float32, and
+                ``torch.finfo`` answers for float32.
         """
         super().__init__()
         self._twin = twin
+        self._patch = _finfo_of_float32() if twin else nullcontext()
+
+    def __enter__(self) -> Throughout:
+        """Begin."""
+        self._patch.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End."""
+        super().__exit__(*error)
+        self._patch.__exit__(*error)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

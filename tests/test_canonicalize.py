@@ -302,6 +302,12 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.all.dim, (X < 1, 1, True)),
     (aten.all.dims, (X < 1, [1, -1])),
     (aten.min.default, (X,)),
+    (aten.topk.default, (X, 2)),
+    (aten.topk.default, (X, 2, 1, False)),
+    (aten.sort.default, (X,)),
+    (aten.sort.default, (X, 1, True)),
+    (aten.sort.stable, (TIED,), {"stable": True, "dim": 1, "descending": True}),
+    (aten.sort.stable, (TIED,), {"stable": True}),
     (aten.max.dim, (TIED, 1)),
     (aten.max.dim, (X, -1, True)),
     (aten.min.dim, (TIED, 1)),
@@ -406,7 +412,7 @@ def test_a_spelling_keeps_the_value(op: Any, args: tuple[Any, ...], kwargs: dict
 EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
 """Operators of whose result only the shape and the dtype count."""
 
-FIRST = {aten.argmax.default, aten.argmin.default, aten.max.dim, aten.min.dim}
+FIRST = {aten.argmax.default, aten.argmin.default, aten.max.dim, aten.min.dim, aten.sort.stable, aten.topk.default}
 """Operators whose indices are those of the first extreme."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 import exporter
+from exporter.patch import Patch
+from exporter.precision import Throughout
 from tests.oracle import attribute
 
 
@@ -178,3 +181,31 @@ def test_what_autograd_refuses_is_told(tmp_path: Any) -> None:
     for make in (lambda: exporter.build(model, torch.zeros(1, 6)), lambda: exporter.export(model, (6,), tmp_path)):
         with pytest.raises(exporter.UnsupportedModel, match=r"autograd does not run Net: .*modified by an inplace"):
             make()
+
+
+def test_what_is_replaced_for_a_while_is_put_back_by_the_last() -> None:
+    class Owner:
+        value = "own"
+
+    first, second = (Patch(Owner, "value", "other") for _ in range(2))
+    assert Owner.value == "own"
+    one, two = first(), first()
+    with one:
+        two.__enter__()
+        assert Owner.value == "other"
+    assert Owner.value == "other"
+    two.__exit__(None, None, None)
+    assert Owner.value == "own"
+    with pytest.raises(ValueError, match="inside"), second():
+        raise ValueError("inside")
+    assert Owner.value == "own"
+
+
+def test_what_a_twin_asks_of_float64_is_told_of_float32() -> None:
+    original = torch.finfo
+    with Throughout(twin=True):
+        assert torch.finfo(torch.float64).eps == original(torch.float32).eps
+        assert torch.finfo(torch.float16).eps == original(torch.float16).eps
+        with ThreadPoolExecutor() as pool:  # another thread is no twin
+            assert pool.submit(lambda: torch.finfo(torch.float64).eps).result() == original(torch.float64).eps
+    assert torch.finfo is original

@@ -217,6 +217,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (8,),
     ),
+    "an epsilon of its dtype": (
+        lambda: Written(
+            lambda net, x: net.second(
+                F.normalize(net.first(x).relu(), eps=1e3 * torch.finfo(x.dtype).eps)
+                / (net.first(x).norm(dim=1, keepdim=True) + torch.finfo(x.dtype).eps)
+            ),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
     "a window that is a constant": (
         lambda: Written(
             lambda net, x: net.second(net.first(x).relu() * torch.hann_window(8, dtype=x.dtype)), **linear(8, 8, 3)
@@ -542,6 +552,18 @@ def test_of_a_varying_size_any_is_taken(tmp_path: Path) -> None:
     assert session(np.zeros((1, 3, 9, 7), np.float32)).attribution.shape == (1, 3, 9, 7)
     with pytest.raises(exporter.UsageError, match=r"the artifact takes \[batch, 3, height, width\]"):
         session(np.zeros((1, 4, 9, 7), np.float32))
+
+
+def test_in_inference_mode_all_is_as_elsewhere(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.inference_mode():
+        exporter.build(model, torch.zeros(1, 8))
+        exporter.export(model, (8,), tmp_path / "a")
+        exporter.verify(tmp_path / "a", model)
+        made_here = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        assert torch.is_inference_mode_enabled()
+    with pytest.raises(exporter.UnsupportedModel, match="Inference tensors cannot be saved"):
+        exporter.build(made_here, torch.zeros(1, 8))
 
 
 def test_keep_selects_or_multiplies() -> None:

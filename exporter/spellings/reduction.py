@@ -112,6 +112,27 @@ def _min_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor
     return _chosen(x, torch.neg(x).argmax(dim, keepdim=True), dim, keepdim)
 
 
+@spelling(aten.topk.default)
+def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
+    """The places of the largest, and what is read there."""
+    index: Tensor = aten.topk(x.detach(), k, dim, largest, sorted)[1]
+    return x.gather(dim, index), index
+
+
+@spelling(aten.sort.stable)
+def _stable_sort(
+    x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The places in order, equals in that of the input, and what is read there."""
+    index: Tensor = aten.sort(x.detach(), stable=True, dim=dim, descending=descending)[1]
+    return x.gather(dim, index), index
+
+
+@spelling(aten.sort.default)
+def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    return _stable_sort(x, dim=dim, descending=descending)
+
+
 def _chosen(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     """Read the first extreme: the whole cotangent is its own, where ``amax`` shares."""
     found = x.gather(dim, index)

@@ -373,6 +373,8 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "slices": lambda: lambda x: x[:, -2:, 1:-1, ::2],
     "slices with a step": lambda: lambda x: x[:, :, 1::4, 1:4:2],
     "select": lambda: lambda x: x[:, -1] + x[:, 0],
+    "topk": lambda: lambda x: x.topk(2, 1)[0].sum(1, keepdim=True) * x + x.topk(3, -1, largest=False).values[..., :1],
+    "sort": lambda: lambda x: x.sort(-1)[0] * x + x.sort(1, descending=True)[0] * x.argsort(2),
     "index_select of weights": lambda: Times(lambda x, w: x * w.index_select(0, w.sum(1).argmax(0, True)), 6, 5),
     "stack of weights": lambda: Times(
         lambda x, w: x * torch.stack([w, w * 2, -w]) + torch.stack([w, w], -1)[:, :, 0], 6, 5

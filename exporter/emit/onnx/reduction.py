@@ -40,6 +40,20 @@ def _argmax(e: Emitter, x: Value, dim: int, keepdim: bool = False) -> str:
     return found
 
 
+@translates(aten.topk.default)
+def _topk(
+    e: Emitter, x: Value, k: int | torch.SymInt, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> list[str]:
+    """Of equals the first ones, in the order of the input."""
+    found: list[str] = e.op("TopK", x, e.shape([k]), outputs=2, axis=dim, largest=int(largest), sorted=int(sorted))
+    return found
+
+
+@translates(aten.sort.stable)
+def _sort(e: Emitter, x: Value, *, stable: bool, dim: int = -1, descending: bool = False) -> list[str]:
+    return _topk(e, x, x.shape[dim], dim, descending)
+
+
 def _reduction(kind: str) -> Translation:
     def translation(e: Emitter, x: Value, dim: Sequence[int] | int = (), keepdim: bool = False) -> str:
         axes = [dim] if isinstance(dim, int) else list(dim) or list(range(x.ndim))
