@@ -164,7 +164,7 @@ class Judge:
         except Exception as error:  # it may pin float32
             for case in cases:
                 case.exact = None
-            return f"the network does not run in float64: {first_line(error)}"
+            return f"the network does not run in float64: {first_line(error.__cause__ or error)}"
         return self._skip
 
     def _autograd(self) -> _Autograd:

@@ -262,6 +262,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (8,),
     ),
+    "a pool that is undone": (
+        lambda: Written(
+            lambda net, x: net.first(F.max_unpool2d(*F.max_pool2d(x.relu(), 2, return_indices=True), 2).flatten(1)),
+            **linear(36, 3),
+        ),
+        (1, 6, 6),
+    ),
+    "scores in order": (
+        lambda: Written(
+            lambda net, x: net.second(net.first(x).relu().sort(1, descending=True)[0] + net.first(x).topk(8, 1)[0]),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
     "an empty tensor that is filled": (
         lambda: Written(
             lambda net, x: net.second(net.first(x).relu() + torch.empty_like(x).fill_(2)), **linear(8, 8, 3)

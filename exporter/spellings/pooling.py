@@ -168,6 +168,13 @@ def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     return (aten.max_pool2d_with_indices if axes == 2 else aten.max_pool3d_with_indices)(x, kernel, kernel)
 
 
+@spelling(aten.max_unpool2d.default)
+def _max_unpool2d(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Each value at its index in an image of zeros. x, indices: [..., H', W']; returns [..., H, W]."""
+    zeros = x.new_zeros([*x.shape[:-2], size[0] * size[1]])
+    return zeros.scatter(-1, indices.flatten(-2), x.flatten(-2)).reshape([*x.shape[:-2], *size])
+
+
 def _windows(x: Tensor, length: int, count: int) -> Tensor:
     """Return ``[count, longest window]``: the positions in each window of an adaptive pool."""
     bounds = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]

@@ -41,6 +41,12 @@ def _var_mean(x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     return aten.var.correction(x, dim, **settings), x.mean(dim, keepdim=settings["keepdim"])
 
 
+@spelling(aten.std_mean.default, aten.std_mean.dim, aten.std_mean.correction)
+def _std_mean(x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    dim, settings = _spread_settings(x, *args, **kwargs)
+    return aten.std.correction(x, dim, **settings), x.mean(dim, settings["keepdim"])
+
+
 def _spread_settings(
     x: Tensor,
     dim: Sequence[int] | bool | None = None,

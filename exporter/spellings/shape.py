@@ -69,6 +69,16 @@ def _roll(x: Tensor, shifts: list[int], dims: list[int] | tuple[()] = ()) -> Ten
     return x.roll(shifts, dims) if dims else x.flatten().roll(shifts, [0]).reshape(x.shape)
 
 
+@spelling(aten.rot90.default)
+def _rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    """Quarter turns: a transposition and a flip; two are two flips."""
+    if k % 4 == 2:
+        return x.flip(list(dims))
+    if k % 4 == 0:
+        return x
+    return x.transpose(dims[0], dims[1]).flip([dims[0] if k % 4 == 1 else dims[1]])
+
+
 @spelling(aten.repeat.default, aten.tile.default)
 def _repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
     return x.repeat([1] * (x.ndim - len(repeats)) + list(repeats))
