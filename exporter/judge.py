@@ -128,6 +128,7 @@ class Judge:
         self._skip = skip
         self._dtype = network.signature.dtype
         self._own: _Autograd | None = None
+        self._exact: Network | Exception | None = None
         self.targets = Step(self._judge_planned)
         self.skipped = Step(self._judge_exactly)
 
@@ -151,15 +152,22 @@ class Judge:
         return self.cases[-1]
 
     def _judge_planned(self) -> list[Case]:
+        if self._dtype != "float64" and not self._skip:
+            try:  # before the network runs: what it may keep of a run with gradients is copied in few places
+                self._exact = copied(self.network).double()
+            except Exception as error:
+                self._exact = error
         return [self._judge(*planned) for planned in self._plan]
 
     def _judge_exactly(self) -> str:
         cases = [case for case in self.targets.result() if case.exactly]
+        exact, self._exact = self._exact, None
         try:
-            exact = _Autograd(copied(self.network).double(), self.method, "float64", twin=True) if cases else None
+            if isinstance(exact, Exception):
+                raise exact
             for case in cases:
                 assert exact is not None
-                case.exact, undecided = exact(*case.start(case.exactly))
+                case.exact, undecided = _Autograd(exact, self.method, "float64", twin=True)(*case.start(case.exactly))
                 case.undecided[: case.exactly] = undecided
         except Exception as error:  # it may pin float32
             for case in cases:

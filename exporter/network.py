@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from exporter.checkpoints import without_checkpoints
-from exporter.errors import UnsupportedModel, UsageError
+from exporter.errors import UnsupportedModel, UsageError, first_line
 from exporter.signature import BATCH, IMAGE, Input, Signature
 from exporter.sources.weights import check_present
 
@@ -21,6 +21,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 SUMMED = "sum over height and width"
 """How a segmentation network's scores ``[N, K, H, W]`` become logits ``[N, K]``."""
+
+
+_TRACED: type = torch.jit.TopLevelTracedModule  # type: ignore[attr-defined]
+"""What ``torch.jit.trace`` makes; a capture sees through it, as it does not through what is scripted."""
 
 
 class Network(nn.Module):
@@ -38,14 +42,14 @@ class Network(nn.Module):
 
         Raises:
             UsageError: The model is not on the CPU, or has no values yet.
-            UnsupportedModel: A part of it is TorchScript.
+            UnsupportedModel: A part of it is scripted.
         """
         super().__init__()
         check_present(model, type(model).__name__)
-        for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                where = f"{type(model).__name__} has a part in TorchScript, {name}" if name else "this is TorchScript"
-                raise UnsupportedModel(f"{where}: its rectifiers cannot be told apart; build it from nn.Modules alone")
+        scripted = _scripted(model)
+        if scripted is not None:
+            where = f"{type(model).__name__} has a part in TorchScript, {scripted}" if scripted else "it is TorchScript"
+            raise UnsupportedModel(f"{where}: its rectifiers cannot be told apart; build it from nn.Modules alone")
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.device.type != "cpu":
                 raise UsageError(f"{type(model).__name__} has {name} on {tensor.device}; call model.cpu() first")
@@ -92,7 +96,7 @@ class Network(nn.Module):
 
 
 def run(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
-    """Call a network without gradients; with them if it raises otherwise, for one that puts hooks on activations does.
+    """Call a network without gradients; with them if it raises otherwise, as one does that puts hooks on activations.
 
     The inputs may be written into and stay what they are.
     """
@@ -113,11 +117,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode, where checkpoints are plain calls, and each module back into its own afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-    except NotImplementedError:  # by what torch.export has made, which has one mode
-        for module in modes:
-            module.training = False
-    try:
+        with suppress(NotImplementedError):  # by what torch.export has made, which has one mode
+            model.eval()
         with without_checkpoints():
             yield
     finally:
@@ -129,10 +130,19 @@ def copied(model: Module) -> Module:
     """Return a deep copy; of what a module keeps of a run with gradients, a weight norm's weight for one, the values.
 
     PyTorch refuses to copy the way to such a tensor.
+
+    Raises:
+        UnsupportedModel: Something in it is not to be copied.
     """
     kept = (tensor for module in model.modules() for tensor in tree_leaves(vars(module)) if isinstance(tensor, Tensor))
     values = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
-    return copy.deepcopy(model, values)
+    try:
+        return copy.deepcopy(model, values)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{type(getattr(model, 'model', model)).__name__} cannot be copied for another dtype: {first_line(error)}; "
+            "convert it beforehand, or keep out of it what Python does not copy"
+        ) from error
 
 
 def as_network(
@@ -157,6 +167,17 @@ def draw(inputs: Sequence[Input], count: int, generator: torch.Generator) -> tup
         else torch.randint(2, (count, *given.shape), generator=generator).to(getattr(torch, given.dtype))
         for given in inputs
     )
+
+
+def _scripted(model: nn.Module) -> str | None:
+    """Return the name of a scripted part, or None; what is traced counts as a whole, with all that is in it."""
+    traced: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, _TRACED):
+            traced += (f"{name}." if name else "",)
+        elif isinstance(module, torch.jit.ScriptModule) and not name.startswith(traced):
+            return name
+    return None
 
 
 def _parameters(model: nn.Module) -> set[str]:

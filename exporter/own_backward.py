@@ -12,11 +12,11 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from exporter.lines import bracketed, running
-from exporter.network import Network
+from exporter.network import Network, evaluating
 
 
 def own_backward(network: Network, inputs: Sequence[Tensor]) -> list[str]:
-    """Name each custom ``autograd.Function`` and each hook on gradients that a network has, in plain words.
+    """Name the custom ``autograd.Function`` classes, hooks on gradients and traced parts of a network, in plain words.
 
     Most do no harm: a function whose backward pass is its derivative, a hook that looks. So this says what may be the
     reason where something else has shown that there is one.
@@ -31,10 +31,16 @@ def own_backward(network: Network, inputs: Sequence[Tensor]) -> list[str]:
         if module._backward_hooks or module._backward_pre_hooks
     ]
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
-    with torch.enable_grad(), _Hooks() as seen, contextlib.suppress(Exception):
+    functions: list[str] = []
+    with evaluating(network), torch.enable_grad(), _Hooks() as seen, contextlib.suppress(Exception):
         functions = _functions(network(*(leaf.clone() for leaf in leaves)).grad_fn)
-        return [*(f"autograd.Function {name}" for name in functions), *seen.lines, *hooks]
-    return [*seen.lines, *hooks]
+    found = [*(f"autograd.Function {name}" for name in functions), *seen.lines, *hooks]
+    found += [
+        f"TorchScript in {name}"
+        for name, module in network.model.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
+    ]
+    return list(dict.fromkeys(found))
 
 
 class _Hooks(TorchFunctionMode):

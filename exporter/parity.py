@@ -113,7 +113,7 @@ class Parity:
                 found.append(f"{where}: logits of sample {index}, relative L2 {error:.2e} > {self.tolerance:.0e}")
         for index, (error, bound) in enumerate(zip(self.relative_l2, self.bounds, strict=True)):
             if not error <= bound:
-                figures = f"relative L2 {error:.2e} > {bound:.0e}; {self.worst[index]}"
+                figures = f"relative L2 {error:.2e} > {bound:.1e}; {self.worst[index]}"
                 found.append(f"{where}: attribution of sample {index}, {figures}")
         rest = len(found) - MOST_FAILURES
         return [*found[:MOST_FAILURES], f"{where}: and {rest} more"] if rest > 0 else found

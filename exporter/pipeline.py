@@ -177,10 +177,18 @@ def export(
 
 
 def _mixed(explicit: Program, dtype: str) -> str:
-    """Say why a float16 program that computes in float32 in places has no copy in float64: it would there too."""
-    values = (node.meta.get("val") for node in explicit.graph.nodes)
-    mixed = dtype == "float16" and any(isinstance(x, Tensor) and x.dtype == torch.float32 for x in values)
-    return "the network computes in float32 in places" if mixed else ""
+    """Say why a program that computes in a wider dtype in places has no twin in float64; empty where it has one.
+
+    Of float16 one that computes in float32, for it would there too; of float32 one that makes constants in float64, for
+    there it rounds what a twin does not.
+    """
+    nodes = [node for node in explicit.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    if dtype == "float16" and any(node.meta["val"].dtype == torch.float32 for node in nodes):
+        return "the network computes in float32 in places"
+    made = (node for node in nodes if node.op == "call_function" and not node.all_input_nodes)
+    if dtype == "float32" and any(node.meta["val"].dtype == torch.float64 for node in made):
+        return "the network makes constants in float64"
+    return ""
 
 
 def _inputs(shape: Sequence[int] | Sequence[Input]) -> tuple[Input, ...]:

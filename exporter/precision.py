@@ -72,7 +72,11 @@ class Throughout(TorchFunctionMode):
     ) -> Any:
         """Run a call, of a float64 tensor with that dtype where it names float32."""
         kwargs = kwargs or {}
-        if self._twin and kwargs.get("dtype") == torch.float64 and not any(isinstance(x, Tensor) for x in args):
+        if (
+            self._twin
+            and kwargs.get("dtype") == torch.float64
+            and not any(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
+        ):
             return func(*args, **{**kwargs, "dtype": torch.float32}).double()
         if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
             return func(*args, **kwargs)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exporter.errors import UnsupportedModel, first_line
+from exporter.errors import SaliportError, UnsupportedModel, first_line
 from exporter.lines import bracketed, of_error
 from exporter.precision import Throughout
 
@@ -85,7 +85,9 @@ def _refusals(model: Any) -> Iterator[None]:
     """Say of what PyTorch raises, of a value that is needed and was overwritten for one, that autograd refuses it."""
     try:
         yield
-    except RuntimeError as error:
+    except SaliportError:
+        raise
+    except Exception as error:
         raise UnsupportedModel(
             f"autograd does not run {_name(model)}: {first_line(error)}{bracketed(of_error(error))}"
         ) from error

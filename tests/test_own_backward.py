@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -156,6 +158,68 @@ def test_where_nothing_is_left_to_attribute_the_reason_is_named() -> None:
         exporter.build(Net(lambda net, x: F.relu(Straight.apply(x))), torch.zeros(1, 6))
 
 
+def written_beside(fill: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    def between(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        mask = fill(x)
+        with torch.no_grad():
+            mask[:, 2:].mul_(0.5)
+            first, _ = mask.chunk(2, 1)
+            first.add_(1)
+        return x * mask
+
+    return between
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        torch.ones_like,
+        lambda x: torch.ones(x.shape[0], 8),
+        lambda x: torch.sigmoid(x).detach().clone(),
+        lambda x: torch.full_like(x, 0.5),
+        lambda x: (x > 0).to(x.dtype),
+    ],
+    ids=["ones_like", "ones", "detached", "full_like", "compared"],
+)
+def test_writing_without_gradients_into_what_has_none(fill: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Net(written_beside(fill)).eval()
+    image, target = torch.randn(3, 6), torch.tensor([-1, 2, 0])
+    _, expected = attribute(model, image, target, "guided")
+    torch.testing.assert_close(exporter.build(model, image)(image, target)[1], expected, rtol=1e-5, atol=1e-6)
+
+
+def counted(net: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        net.count.add_(1)
+    return F.relu(x)
+
+
+def test_a_buffer_that_is_written_into_is_named() -> None:
+    model = Net(counted)
+    model.register_buffer("count", torch.zeros(()))
+    with pytest.raises(exporter.UnsupportedModel, match=r"writes into its buffers in eval mode \(count\)"):
+        exporter.build(model, torch.zeros(1, 6))
+
+
+def test_looking_for_the_reason_leaves_the_network_as_it_is() -> None:
+    model = Net(lambda net, x: F.relu(Straight.apply(net.norm(x))))
+    model.norm = nn.BatchNorm1d(8)
+    before = {name: tensor.clone() for name, tensor in model.train().state_dict().items()}
+    with pytest.raises(exporter.UnsupportedModel, match=r"autograd\.Function Straight"):
+        exporter.build(model, torch.zeros(1, 6))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def chunked(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(x)
+    with torch.no_grad():
+        x.chunk(2, 1)[0].clamp_(0.1, 0.5)
+    return x
+
+
 def overwritten(net: Any, x: Tensor) -> Tensor:
     x = F.relu(x)
     with torch.no_grad():
@@ -163,12 +227,13 @@ def overwritten(net: Any, x: Tensor) -> Tensor:
     return x
 
 
-def test_writing_without_gradients_into_what_has_one_is_refused() -> None:
+@pytest.mark.parametrize("between", [overwritten, chunked])
+def test_writing_without_gradients_into_what_has_one_is_refused(between: Callable[[Any, Tensor], Tensor]) -> None:
     with pytest.raises(
         exporter.UnsupportedModel,
         match=r"clamp_.default writes, under torch.no_grad\(\), into a tensor that has a gradient \(\S*.py:\d+\)",
     ):
-        exporter.build(Net(overwritten), torch.zeros(1, 6))
+        exporter.build(Net(between), torch.zeros(1, 6))
 
 
 def overwritten_for_autograd(net: Any, x: Tensor) -> Tensor:
@@ -209,3 +274,55 @@ def test_what_a_twin_asks_of_float64_is_told_of_float32() -> None:
         with ThreadPoolExecutor() as pool:  # another thread is no twin
             assert pool.submit(lambda: torch.finfo(torch.float64).eps).result() == original(torch.float64).eps
     assert torch.finfo is original
+
+
+class Raising(Net):
+    """Raises where gradients are on, as a bug in a hook does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise ValueError("not with gradients")
+        return super().forward(x)
+
+
+def test_what_the_network_raises_under_autograd_is_told() -> None:
+    with pytest.raises(exporter.UnsupportedModel, match=r"autograd does not run Raising: not with gradients \(.*py:"):
+        exporter.build(Raising(lambda net, x: F.relu(x)), torch.zeros(1, 6))
+
+
+def test_what_cannot_be_copied_is_told(tmp_path: Any) -> None:
+    model = Net(lambda net, x: F.relu(x))
+    model.lock = threading.Lock()
+    exporter.export(model, (6,), tmp_path / "a")
+    with pytest.raises(exporter.UnsupportedModel, match="Net cannot be copied for another dtype: cannot pickle"):
+        exporter.export(model, (6,), tmp_path / "b", dtype="float64")
+
+
+class Box:
+    """Holds anything."""
+
+    value: Any = None
+
+
+def test_what_is_kept_in_an_object_of_the_users_is_no_hindrance(tmp_path: Any) -> None:
+    def between(net: Any, x: Tensor) -> Tensor:
+        net.box.value = F.relu(x)
+        return net.box.value
+
+    model = Net(between)
+    model.box = Box()
+    assert exporter.export(model, (6,), tmp_path / "a").manifest["parity"]["skipped"] == ""
+
+
+def test_a_traced_part_goes_to_the_trial_and_is_named_where_it_fails(tmp_path: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = torch.jit.trace(nn.Linear(8, 8), torch.zeros(2, 8))
+        rectified = torch.jit.trace(nn.Sequential(nn.ReLU(), nn.Linear(8, 8)), torch.zeros(2, 8))
+    torch.manual_seed(0)
+    model = Net(lambda net, x: F.relu(net.part(x)))
+    model.part = plain
+    exporter.export(model, (6,), tmp_path / "a")
+    model.part = rectified
+    with pytest.raises(exporter.VerificationFailed, match="the network has TorchScript in part"):
+        exporter.export(model, (6,), tmp_path / "b")

@@ -71,6 +71,13 @@ def ungraded_writing_inside(net: Any, x: Tensor) -> Tensor:
     return net.second(x * gate)
 
 
+def many(net: Any, x: Tensor) -> Tensor:
+    weight = net.second.weight
+    for _ in range(16):
+        weight = weight * 0.5 + weight * weight
+    return net.second(net.first(x).relu()) * weight.median()
+
+
 def attended(net: Any, x: Tensor) -> Tensor:
     scores = net.first(x)
     return net.second(F.softmax(scores.float(), -1).type_as(scores).relu())
@@ -262,6 +269,29 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (8,),
     ),
+    "a resampling to twice the size by another factor": (
+        lambda: Written(
+            lambda net, x: net.first(F.interpolate(x.relu(), scale_factor=2.1).flatten(1)), **linear(100, 3)
+        ),
+        (1, 5, 5),
+    ),
+    "frequencies in float64": (
+        lambda: Written(
+            lambda net, x: net.second(
+                net.first(x).relu() * (1 / 10000 ** (torch.arange(8, dtype=torch.float64) / 8)).float()
+            ),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
+    "a softmax in float64": (
+        lambda: Written(
+            lambda net, x: net.second(torch.softmax(input=net.first(x).relu(), dim=1, dtype=torch.float64).float()),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
+    "many functions of weights": (lambda: Written(many, **linear(8, 8, 3)), (8,)),
     "a pool that is undone": (
         lambda: Written(
             lambda net, x: net.first(F.max_unpool2d(*F.max_pool2d(x.relu(), 2, return_indices=True), 2).flatten(1)),
@@ -417,6 +447,12 @@ def test_a_part_in_torchscript_is_refused() -> None:
     model = Written(lambda net, x: net.second(net.first(x)), first=torch.jit.script(nn.ReLU()), second=nn.Linear(8, 3))
     with pytest.raises(exporter.UnsupportedModel, match="Written has a part in TorchScript, first: its rectifiers"):
         exporter.build(model, torch.zeros(1, 8))
+
+
+def test_bits_of_whole_numbers_are_refused_with_their_place(tmp_path: Path) -> None:
+    model = Written(lambda net, x: net.second(net.first(x).relu() * (x.int() ^ x.sign().int())), **linear(8, 8, 3))
+    with pytest.raises(exporter.UnsupportedOp, match=r"bitwise_xor\S*: of whole numbers, bit by bit, .*networks.py:"):
+        exporter.export(model, (8,), tmp_path / "a")
 
 
 def test_rectifiers_inside_of_an_operator_are_refused() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from exporter.rules.table import Rule, vjp
+from exporter.rules.table import vjp
 
 aten = torch.ops.aten
 Number = int | float
@@ -87,22 +87,29 @@ def std(
     return var(ct, y, x, dim, correction=correction, keepdim=keepdim)
 
 
-def _extreme(reduce: Callable[..., Tensor]) -> Rule:
-    def rule(ct: Tensor, y: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-        """Shared evenly by all that equal the extreme; returns x's shape.
-
-        In float16 a runtime may keep more digits of x than of y, or fewer; so there y is found again, in float32.
-        """
-        axes = list(dim or range(x.ndim))
-        wide = x.float() if x.dtype == torch.float16 else x
-        chosen = (wide == (_restore(y, x, dim, keepdim) if wide is x else reduce(wide, axes, True))) * x.new_ones(())
-        return _restore(ct, x, dim, keepdim) / chosen.sum(axes, keepdim=True) * chosen
-
-    return rule
+@vjp(aten.amax.default)
+def amax(ct: Tensor, y: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    """Shared evenly by all that equal the largest; returns x's shape."""
+    return _share(torch.amax, ct, y, x, dim, keepdim)
 
 
-vjp(aten.amax.default)(_extreme(torch.amax))
-vjp(aten.amin.default)(_extreme(torch.amin))
+@vjp(aten.amin.default)
+def amin(ct: Tensor, y: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    """Shared evenly by all that equal the smallest; returns x's shape."""
+    return _share(torch.amin, ct, y, x, dim, keepdim)
+
+
+def _share(
+    reduce: Callable[..., Tensor], ct: Tensor, y: Tensor, x: Tensor, dim: Sequence[int], keepdim: bool
+) -> Tensor:
+    """Share a cotangent among all that equal y.
+
+    In float16 a runtime may keep more digits of x than of y, or fewer; so there y is found again, in float32.
+    """
+    axes = list(dim or range(x.ndim))
+    wide = x.float() if x.dtype == torch.float16 else x
+    chosen = (wide == (_restore(y, x, dim, keepdim) if wide is x else reduce(wide, axes, True))) * x.new_ones(())
+    return _restore(ct, x, dim, keepdim) / chosen.sum(axes, keepdim=True) * chosen
 
 
 @vjp(aten.logsumexp.default)

@@ -73,8 +73,8 @@ def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
 
 @spelling(aten.argmin.default)
 def _argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """The largest of what has the other sign."""
-    return _argmax(torch.neg(x), dim, keepdim)
+    """The largest of what has the other sign, which unsigned numbers have not."""
+    return _argmax(torch.neg(x if x.dtype.is_signed else x.to(torch.int64)), dim, keepdim)
 
 
 @spelling(aten.any.default, aten.any.dim, aten.any.dims)

@@ -19,6 +19,8 @@ def _nearest(exact: bool) -> Callable[..., Tensor]:
         """Copies, where each value has equally many; else a matrix of zeros and ones for each axis."""
         offset = 0.5 if exact else 0.0
         for axis, length, count, scale in _axes(x, size, scales, scaled=exact or x.ndim != 4):
+            if x.ndim == 4 and not exact and known(count - 2 * length) == 0:
+                scale = 0.5  # whatever it is, as PyTorch's kernel for images does
             copies = _copies(length, count, scale, offset)
             if copies:
                 x = x.unsqueeze(axis)

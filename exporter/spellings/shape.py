@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -39,8 +40,10 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
 
 @spelling(aten.cat.default)
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Without those of shape ``[0]``, which PyTorch puts beside any other."""
-    return torch.cat([x for x in tensors if not (x.ndim == 1 and known(x.shape[0]) == 0)] or list(tensors), dim)
+    """Without those of shape ``[0]``, which PyTorch puts beside any other, and which have a dtype nevertheless."""
+    joined = torch.cat([x for x in tensors if not (x.ndim == 1 and known(x.shape[0]) == 0)] or list(tensors), dim)
+    dtype = reduce(torch.promote_types, (x.dtype for x in tensors))
+    return joined if joined.dtype == dtype else joined.to(dtype)
 
 
 @spelling(aten.split.Tensor, aten.unsafe_split.Tensor)

@@ -233,6 +233,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "conversions": lambda: lambda x: x.double().sin().float() + x.to(torch.float64).type_as(x),
     "to dtype": lambda: lambda x: aten.to.dtype(x, torch.float64).cos().type_as(x),
     "logic": lambda: lambda x: x * (~(x > 0) | (x > 1)) + x * aten.bitwise_or(x > 0, x < -1),
+    "logic of numbers": lambda: lambda x: x * torch.logical_xor(x > 0, x.relu()) + x * torch.logical_and(x, x > 1),
     "exclusive or": lambda: lambda x: x * torch.logical_xor(x > 0, x < 1) + x * ((x > 0) ^ (x > 1)),
     "arithmetic of booleans": lambda: (
         lambda x: x * ((x > 0) + (x < -1)) + x * torch.where(x > 0, x > 1, x < -1) + x * torch.maximum(x > 0, x < -1)

@@ -95,6 +95,7 @@ class Emitter:
         self._program = program
         self._names = program.names()
         self._values: dict[fx.Node, Any] = {}
+        self._evaluated: dict[fx.Node, Any] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._scopes: list[str] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -305,10 +306,12 @@ class Emitter:
         """Compute what depends on the program's tensors alone."""
         if node.op == "placeholder":
             return self._program.tensors[self._names[node]]
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self._evaluate)
-        op: Any = node.target
-        with torch.no_grad():
-            return op(*args, **kwargs)
+        if node not in self._evaluated:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), self._evaluate)
+            op: Any = node.target
+            with torch.no_grad():
+                self._evaluated[node] = op(*args, **kwargs)
+        return self._evaluated[node]
 
     def _store(self, value: Tensor) -> str:
         return self.constant(value.numpy(), value.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from exporter.emit.onnx.emitter import Emitter, Translation, Value, translates
+from exporter.errors import UnsupportedOp
 from exporter.program import of_weights
 
 aten = torch.ops.aten
@@ -56,13 +57,33 @@ _FUNCTIONS = "abs acos asin atan ceil cos cosh erf exp floor log neg reciprocal 
 for _name in _FUNCTIONS.split():
     translates(getattr(aten, _name).default)(_unary(_name.capitalize()))
 translates(aten.isnan.default)(lambda e, x: e.op("IsNaN", x))
-translates(aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default)(lambda e, a, b: e.op("And", a, b))
-translates(aten.__or__.Tensor, aten.bitwise_or.Tensor, aten.logical_or.default)(lambda e, a, b: e.op("Or", a, b))
-translates(aten.bitwise_xor.Tensor, aten.logical_xor.default)(lambda e, a, b: e.op("Xor", a, b))
 translates(aten.bitwise_not.default, aten.logical_not.default)(lambda e, x: e.op("Not", e.as_value(x, torch.bool)))
 translates(aten.maximum.default)(_binary("Max"))
 translates(aten.minimum.default)(_binary("Min"))
 translates(aten.pow.Tensor_Tensor, aten.pow.Scalar)(_binary("Pow"))
+
+
+def _logical(kind: str) -> Translation:
+    def translation(e: Emitter, a: Value, b: Value) -> str:
+        return e.op(kind, e.as_value(a, torch.bool), e.as_value(b, torch.bool))
+
+    return translation
+
+
+def _bitwise(kind: str) -> Translation:
+    def translation(e: Emitter, a: Value, b: Value) -> str:
+        if e.fake.dtype != torch.bool:
+            raise UnsupportedOp("of whole numbers, bit by bit, there is no translation; of booleans there is")
+        return e.op(kind, a, b)
+
+    return translation
+
+
+for _name, _kind in (("and", "And"), ("or", "Or"), ("xor", "Xor")):
+    translates(getattr(aten, f"logical_{_name}").default)(_logical(_kind))
+    translates(getattr(aten, f"bitwise_{_name}").Tensor)(_bitwise(_kind))
+translates(aten.__and__.Tensor)(_bitwise("And"))
+translates(aten.__or__.Tensor)(_bitwise("Or"))
 
 
 @translates(aten.ne.Tensor, aten.ne.Scalar)
