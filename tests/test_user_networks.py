@@ -292,6 +292,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (8,),
     ),
     "many functions of weights": (lambda: Written(many, **linear(8, 8, 3)), (8,)),
+    "numbers for what is none": (
+        lambda: Written(
+            lambda net, x: net.second(
+                torch.log(net.first(x).relu().detach()).nan_to_num(neginf=-1.0) + net.first(x).relu().nan_to_num()
+            ),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
     "a pool that is undone": (
         lambda: Written(
             lambda net, x: net.first(F.max_unpool2d(*F.max_pool2d(x.relu(), 2, return_indices=True), 2).flatten(1)),

@@ -200,3 +200,16 @@ def _div_mode(a: Tensor, b: Tensor | Number, *, rounding_mode: str | None) -> Te
         return aten.floor_divide(a, b)
     towards = a.sign() * (b.sign() if isinstance(b, Tensor) else (b > 0) - (b < 0))
     return aten.floor_divide(a.abs(), abs(b)) * towards
+
+
+@spelling(aten.nan_to_num.default)
+def _nan_to_num(
+    x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """A number for NaN and for each infinity; by default 0, and the largest that the dtype has."""
+    if not x.is_floating_point():
+        return x
+    largest = torch.finfo(x.dtype).max
+    x = x.masked_fill(x.isnan(), 0.0 if nan is None else nan)
+    x = x.masked_fill(x == math.inf, largest if posinf is None else posinf)
+    return x.masked_fill(x == -math.inf, -largest if neginf is None else neginf)
