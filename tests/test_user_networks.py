@@ -301,6 +301,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (8,),
     ),
+    "a group norm of a thin image": (
+        lambda: Written(
+            lambda net, x: net.second(
+                F.relu(F.group_norm(net.next(F.relu(net.first(x))).transpose(-1, -2), 1).transpose(-1, -2)).flatten(1)
+            ),
+            first=nn.Conv2d(16, 16, (1, 2)),
+            next=nn.Conv2d(16, 16, 1),
+            second=nn.Linear(32, 3),
+        ),
+        (16, 2, 2),
+    ),
     "a pool that is undone": (
         lambda: Written(
             lambda net, x: net.first(F.max_unpool2d(*F.max_pool2d(x.relu(), 2, return_indices=True), 2).flatten(1)),

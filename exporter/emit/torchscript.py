@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from exporter.program import Program, to_module
+from exporter.sizes import is_one
 
 aten = torch.ops.aten
 
@@ -67,8 +68,10 @@ def _laid_out(module: fx.GraphModule) -> nn.Module:
             owner.register_buffer(name, owner.get_buffer(name).contiguous(memory_format=torch.channels_last))
     for node in graph.nodes if convolutions else ():
         if node.target in LAST_ON_CPU and node.args[0].meta["val"].ndim == 4:
+            thin = any(map(is_one, node.args[0].meta["val"].shape[2:]))  # in either order; kernels disagree in which
             with graph.inserting_before(node):
-                node.args = (_last_on_cpu(graph, node.args[0]), *node.args[1:])
+                image = _copy(graph, node.args[0]) if thin else _last_on_cpu(graph, node.args[0])
+                node.args = (image, *node.args[1:])
     for node in graph.nodes:
         if node.target is aten.view and convolutions:
             node.target = aten.reshape
@@ -83,6 +86,10 @@ def _laid_out(module: fx.GraphModule) -> nn.Module:
 
 def _contiguous(graph: fx.Graph, value: fx.Node, order: torch.memory_format) -> fx.Node:
     return graph.call_function(aten.contiguous, (value,), {"memory_format": order})
+
+
+def _copy(graph: fx.Graph, image: fx.Node) -> fx.Node:
+    return graph.call_function(aten.clone, (image,), {"memory_format": torch.contiguous_format})
 
 
 def _last_on_cpu(graph: fx.Graph, image: fx.Node) -> fx.Node:

@@ -415,8 +415,6 @@ _texts(
         "{x}.index_select({axis}, torch.tensor([{int:0,2}, {int:0,1}]))",
         "{x}.gather({axis}, {x}.argmax({axis}, keepdim=True))",
         "{x}.gather(-1, (-{x}).argmax(-1, keepdim=True).expand_as({x}))",
-        "{x}.sort({axis}, stable=True).values",
-        "{x}.sort({axis}, descending=True, stable=True).values",
         "{x}.scatter({axis}, {x}.argmax({axis}, keepdim=True), {int:0,2})",
         "{x}.flip({axis})",
         "{x}.flip({axes})",
