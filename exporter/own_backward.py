@@ -16,7 +16,7 @@ from exporter.network import Network, evaluating
 
 
 def own_backward(network: Network, inputs: Sequence[Tensor]) -> list[str]:
-    """Name the custom ``autograd.Function`` classes, hooks on gradients and traced parts of a network, in plain words.
+    """Say which custom ``autograd.Function`` classes, gradient hooks and traced parts a network has, one a sentence.
 
     Most do no harm: a function whose backward pass is its derivative, a hook that looks. So this says what may be the
     reason where something else has shown that there is one.
@@ -25,22 +25,17 @@ def own_backward(network: Network, inputs: Sequence[Tensor]) -> list[str]:
         network: The network.
         inputs: A batch of each of its inputs.
     """
-    hooks = [
-        f"a backward hook on {name or type(module).__name__}"
-        for name, module in network.model.named_modules()
-        if module._backward_hooks or module._backward_pre_hooks
-    ]
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
     functions: list[str] = []
     with evaluating(network), torch.enable_grad(), _Hooks() as seen, contextlib.suppress(Exception):
         functions = _functions(network(*(leaf.clone() for leaf in leaves)).grad_fn)
-    found = [*(f"autograd.Function {name}" for name in functions), *seen.lines, *hooks]
-    found += [
-        f"TorchScript in {name}"
-        for name, module in network.model.named_modules()
-        if isinstance(module, torch.jit.ScriptModule)
-    ]
-    return list(dict.fromkeys(found))
+    found = [*(f"autograd.Function {name}" for name in functions), *seen.lines]
+    for name, module in network.model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            found.append(f"a backward hook on {name or type(module).__name__}")
+        if isinstance(module, torch.jit.ScriptModule):
+            found.append(f"TorchScript in {name}")
+    return [f"the network has {one}, of which its operators tell nothing" for one in dict.fromkeys(found)]
 
 
 class _Hooks(TorchFunctionMode):

@@ -82,9 +82,8 @@ def _differentiated(network: Network, program: Program, rule: Method) -> Program
     except UnsupportedOp:
         raise
     except UnsupportedModel as error:
-        own = own_backward(network, draw(network.signature.inputs, 1, torch.Generator().manual_seed(0)))
-        reasons = "".join(f"; the network has {each}, of which its operators tell nothing" for each in own)
-        raise UnsupportedModel(f"{error}{reasons}") from error
+        reasons = own_backward(network, draw(network.signature.inputs, 1, torch.Generator().manual_seed(0)))
+        raise UnsupportedModel("; ".join([str(error), *reasons])) from error
 
 
 def method_named(name: str) -> Method:

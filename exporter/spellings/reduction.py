@@ -115,14 +115,14 @@ def _max_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor
 
 @spelling(aten.min.dim)
 def _min_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    return _chosen(x, torch.neg(x).argmax(dim, keepdim=True), dim, keepdim)
+    return _chosen(x, _argmin(x, dim, True), dim, keepdim)
 
 
 @spelling(aten.topk.default)
 def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
     """The places of the largest, and what is read there."""
     index: Tensor = aten.topk(x.detach(), k, dim, largest, sorted)[1]
-    return x.gather(dim, index), index
+    return _chosen(x, index, dim, keepdim=True)
 
 
 @spelling(aten.sort.stable)
@@ -131,7 +131,7 @@ def _stable_sort(
 ) -> tuple[Tensor, Tensor]:
     """The places in order, equals in that of the input, and what is read there."""
     index: Tensor = aten.sort(x.detach(), stable=True, dim=dim, descending=descending)[1]
-    return x.gather(dim, index), index
+    return _chosen(x, index, dim, keepdim=True)
 
 
 @spelling(aten.sort.default)
@@ -140,7 +140,7 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, T
 
 
 def _chosen(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
-    """Read the first extreme: the whole cotangent is its own, where ``amax`` shares."""
+    """Read what stands at places: the whole cotangent is its own, where ``amax`` shares."""
     found = x.gather(dim, index)
     return (found, index) if keepdim else (found.squeeze(dim), index.squeeze(dim))
 
