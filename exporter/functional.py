@@ -46,9 +46,11 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
         Exception: Of many kinds, where PyTorch cannot.
     """
     detach_without_grad(exported)
-    apart = _made_of_others(exported)
-    if apart:
-        return exported.run_decompositions(apart)
+    taken_apart = False
+    while apart := _made_of_others(exported):  # what one is made of may be made of others itself
+        exported, taken_apart = exported.run_decompositions(apart), True
+    if taken_apart:
+        return exported
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
     families = _families(calls)
     if not all(map(_is_known, calls)) or not all(map(_may_change, families)):
@@ -65,33 +67,60 @@ def _made_of_others(exported: ExportedProgram) -> dict[torch._ops.OperatorBase, 
         for part in exported.graph_module.modules()
         if isinstance(part, fx.GraphModule)
         for node in part.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload) and _is_composite(node.target) and not _is_complex(node)
+        if isinstance(node.target, torch._ops.OpOverload) and _is_real(node.meta.get("val"))
     }
-    unknown = found - {op for op, _ in VJPS} - NO_GRADIENT - set(RANGES) - set(SPELLINGS) - _WHOLE
+    unknown = {op for op in found - _known() if _is_composite(op) or (_takes_tensors(op) and not _has_aliases(op))}
     table = torch.export.default_decompositions() if unknown else {}
     return {op: table[op] for op in unknown if op in table}
 
 
-def _is_complex(node: fx.Node) -> bool:
-    """Tell whether an operator returns complex numbers, for which there are no rules: an error says its own name."""
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.is_complex()
+@cache
+def _known() -> set[Any]:
+    """Return the operators that stay as they are: those that a table has, and a few others."""
+    return {op for op, _ in VJPS} | NO_GRADIENT | set(RANGES) | set(SPELLINGS) | _WHOLE
+
+
+def _takes_tensors(op: torch._ops.OpOverload) -> bool:
+    """Tell whether an operator takes a tensor; what takes none is made once."""
+    return any("Tensor" in str(argument.type) for argument in op._schema.arguments)
+
+
+def _is_real(value: object) -> bool:
+    """Tell whether an operator returns real tensors: of complex ones, for which there are no rules, an error says it.
+
+    Taken apart, it would have another name there.
+    """
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return all(isinstance(one, Tensor) and not one.is_complex() for one in values)
 
 
 _WHOLE = {
     aten.__and__.Tensor,  # are written as they are
     aten.__or__.Tensor,
-    aten.linalg_inv.default,  # has a check in it, which no graph without state can have
-    aten.rnn_relu.data,  # have rectifiers in them, of which live autograd cannot be told
+    aten.floor_divide.default,
+    aten.linalg_cholesky.default,  # have a check in them, which no graph without state can have
+    aten.linalg_inv.default,
+    aten.linalg_ldl_factor.default,
+    aten.linalg_lu_factor.default,
+    aten.linalg_solve.default,
+    aten.cosine_embedding_loss.default,  # have rectifiers in them, of which live autograd cannot be told
+    aten.hinge_embedding_loss.default,
+    aten.margin_ranking_loss.default,
+    aten.multi_margin_loss.default,
+    aten.multilabel_margin_loss.default,
+    aten.rnn_relu.data,
     aten.rnn_relu.input,
     aten.rnn_relu_cell.default,
+    aten.triplet_margin_loss.default,
 }
 """Operators that stay as they are, though they are made of others."""
 
 
 def _is_known(node: fx.Node) -> bool:
-    """Tell whether an operator returns one tensor and is one that ``run_decompositions`` would leave as it is."""
+    """Tell whether a node is a size, or an operator of one tensor that ``run_decompositions`` would leave as it is."""
     op = node.target
+    if isinstance(node.meta.get("val"), torch.SymInt):
+        return True
     if not isinstance(op, torch._ops.OpOverload) or not isinstance(node.meta.get("val"), Tensor):
         return False
     if op is aten.batch_norm.default:

@@ -36,6 +36,8 @@ SQUARE = tensor(2, 4, 4)
 QUERY, KEY, VALUE = tensor(2, 3, 6, 5), tensor(2, 3, 7, 5), tensor(2, 3, 7, 4)
 TIED = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]], dtype=torch.float64)
 HALF = torch.tensor(0.5, dtype=torch.float64)
+POSITIONS = 1.5 * tensor(2, 4, 7, 2)  # some of them outside of the image
+GROUPED = {"enable_gqa": True}
 
 
 def lstm(size: int, hidden: int) -> list[Tensor]:
@@ -155,6 +157,8 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.index.Tensor, (X, [None, None, torch.tensor([[1], [-2]]), torch.tensor([[0, 4, 4]])])),
     (aten.index.Tensor, (X, [None, torch.tensor([0, 2]), None, torch.tensor([[-1], [3]])])),
     (aten.index.Tensor, (X, [torch.tensor([1, 0]), torch.tensor([2]), torch.tensor([5, 3]), torch.tensor([0, -5])])),
+    (aten._unsafe_index.Tensor, (X, [None, torch.tensor([2, 0])])),
+    (aten._unsafe_index_put.default, (X, [None, torch.tensor([2, 0])], tensor(2, 2, 6, 5), True)),
     (aten.embedding.default, (X[0, 0], torch.tensor([[5, 0, 2], [2, 2, 4]]))),
     (aten.embedding.default, (X[0, 0], torch.tensor(3), 3)),
     (aten.one_hot.default, (torch.tensor([[2, 0], [5, 3]]), 6)),
@@ -390,6 +394,99 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.meshgrid.default, ([torch.arange(3), torch.arange(4)],)),
     (aten.meshgrid.indexing, ([torch.arange(3), torch.arange(4), torch.arange(2)],), {"indexing": "xy"}),
     (aten.meshgrid.indexing, ([tensor(3)],), {"indexing": "xy"}),
+    # -- products of many
+    (aten.prod.default, (TIED,)),
+    (aten.prod.dim_int, (X, 1)),
+    (aten.prod.dim_int, (X, -2, True)),
+    (aten.prod.dim_int, (TIED - 2, 1)),  # two factors are 0
+    (aten.prod.dim_int, (X.float(), 3), {"dtype": torch.float64}),
+    (aten.prod.dim_int, (torch.tensor([[1, 2, 3]], dtype=torch.int32), 1)),
+    (aten.cumprod.default, (X, 2)),
+    (aten.cumprod.default, (TIED - 2, -1)),
+    (aten.cumprod.default, (X.float(), 1), {"dtype": torch.float64}),
+    (aten.logcumsumexp.default, (3 * X, 2)),
+    (aten.kthvalue.default, (X, 2)),
+    (aten.kthvalue.default, (X, 3, 1, True)),
+    (aten.median.dim, (X, 2)),
+    (aten.median.dim, (X, -1, True)),
+    (aten.median.default, (X,)),
+    (aten.median.default, (TIED,)),
+    # -- at given positions
+    *(
+        (aten.grid_sampler_2d.default, (X, POSITIONS, mode, padding, align))
+        for mode in range(3)
+        for padding in range(3)
+        for align in (False, True)
+    ),
+    *(
+        (aten.grid_sampler_3d.default, (tensor(2, 3, 2, 3, 4), tensor(2, 1, 2, 5, 3), mode, padding, padding == 1))
+        for mode in range(2)
+        for padding in range(3)
+    ),
+    (aten.grid_sampler_2d.default, (X[:, :, :1], POSITIONS, 0, 2, True)),
+    (aten.affine_grid_generator.default, (tensor(2, 2, 3), [2, 3, 6, 5], False)),
+    (aten.affine_grid_generator.default, (tensor(2, 2, 3), [2, 3, 1, 5], True)),
+    (aten.affine_grid_generator.default, (tensor(2, 3, 4), [2, 3, 4, 6, 5], True)),
+    (aten.affine_grid_generator.default, (tensor(2, 3, 4), [2, 3, 1, 6, 5], False)),
+    # -- diagonals
+    (aten.diagonal.default, (X, 0, 2, 3)),
+    (aten.diagonal.default, (X, -2, -1, 1)),
+    (aten.diagonal.default, (SQUARE[0], 3)),
+    (aten.diagonal.default, (SQUARE[0], 9)),
+    (aten.diagonal_scatter.default, (X, tensor(2, 3, 5), 0, 2, 3)),
+    (aten.diagonal_scatter.default, (X, tensor(2, 6, 2), 1, 3, 1)),
+    (aten.einsum.default, ("nii->ni", [SQUARE])),
+    (aten.einsum.default, ("ii", [SQUARE[0]])),
+    (aten.einsum.default, ("nii,ij->nj", [SQUARE, SQUARE[0]])),
+    (aten.einsum.default, ("iii", [tensor(3, 3, 3)])),
+    # -- written by index
+    (aten.index_put.default, (X, [None, torch.tensor([2, -3])], tensor(2, 2, 6, 5))),
+    (aten.index_put.default, (X, [torch.tensor([1])], HALF)),
+    (aten.index_put.default, (X, [None, torch.tensor([2, 0]), torch.tensor([5, -6])], tensor(2, 5))),
+    (aten.index_put.default, (X, [torch.tensor([1, 0]), None, torch.tensor([[4], [-2]])], tensor(2, 2, 3, 5))),
+    (aten.index_put.default, (X, [None, None, torch.tensor([[1, 1], [-5, 2]])], tensor(2, 2, 5), True)),
+    (aten.index_add.default, (X, 1, torch.tensor([2, 2]), tensor(2, 2, 6, 5))),
+    (aten.index_add.default, (X, -1, torch.tensor([0]), tensor(2, 3, 6, 1)), {"alpha": -2}),
+    (aten.index_copy.default, (X, 2, torch.tensor([5, 0]), tensor(2, 3, 2, 5))),
+    (aten.index_fill.int_Scalar, (X, 1, torch.tensor([0, -1]), 2.5)),
+    (aten.index_fill.int_Tensor, (X, -1, torch.tensor([3, 1]), HALF)),
+    (aten.scatter_reduce.two, (X, 1, (X > 0).long(), tensor(2, 3, 6, 5), "sum")),
+    (aten.scatter_reduce.two, (X, 1, (X > 0).long(), tensor(2, 3, 6, 5), "sum"), {"include_self": False}),
+    (aten.scatter_reduce.two, (X, 1, (X > 0).long(), tensor(2, 3, 6, 5), "mean")),
+    (aten.scatter_reduce.two, (X, 2, (X > 0).long(), tensor(2, 3, 6, 5), "mean"), {"include_self": False}),
+    (aten.take.default, (X, torch.tensor([[7, -1], [0, 99]]))),
+    # -- pointwise, once more
+    (aten.fmax.default, (X, tensor(6, 1))),
+    (aten.fmax.default, (TIED, torch.tensor([math.nan, 3.0, 2.0], dtype=torch.float64))),
+    (aten.fmin.default, (TIED, torch.tensor([math.nan, 3.0, 2.0], dtype=torch.float64))),
+    (aten.copysign.Tensor, (X, torch.tensor([-0.0, 0.0, 3.0, -2.0, 1.0], dtype=torch.float64))),
+    (aten.copysign.Scalar, (X, -2.0)),
+    (aten.hypot.default, (X, tensor(6, 1) + 1)),
+    (aten.ldexp.Tensor, (X, torch.tensor([-2.0, 0.0, 1.0, 2.0, 3.0], dtype=torch.float64))),
+    (aten.round.decimals, (X,), {"decimals": 2}),
+    (aten.round.decimals, (900 * X,), {"decimals": -2}),
+    # -- products, once more
+    (aten.addbmm.default, (tensor(3, 5), tensor(2, 3, 4), tensor(2, 4, 5)), {"beta": 2, "alpha": 3}),
+    (aten.addbmm.default, (tensor(3, 5), tensor(2, 3, 4), tensor(2, 4, 5))),
+    (aten.addmv.default, (tensor(3), tensor(3, 4), tensor(4))),
+    (aten.addmv.default, (tensor(3), tensor(3, 4), tensor(4)), {"beta": 2, "alpha": 3}),
+    (aten.mv.default, (tensor(3, 4), tensor(4))),
+    (aten.dot.default, (tensor(4), tensor(4) + 1)),
+    (aten.vdot.default, (tensor(4), tensor(4) + 1)),
+    (aten.bilinear.default, (tensor(2, 6, 4), tensor(2, 6, 5), tensor(3, 4, 5), tensor(3))),
+    (aten.bilinear.default, (tensor(2, 4), tensor(2, 5), tensor(3, 4, 5))),
+    (aten.cdist.default, (tensor(2, 3, 4), tensor(2, 5, 4) + 1)),
+    (aten.cdist.default, (SQUARE, SQUARE)),  # distances of 0
+    (aten.cdist.default, (SQUARE, SQUARE + 1, 1.0)),
+    (aten.cdist.default, (SQUARE, SQUARE + 1, 3.0)),
+    (aten.dist.default, (X, X + 1)),
+    (aten.dist.default, (X, tensor(5), 1)),
+    (aten.linalg_vector_norm.default, (X, 3, [1, 2])),
+    (aten.linalg_vector_norm.default, (X.clamp(min=0), 1.5, [1], True)),
+    (aten.linalg_vector_norm.default, (0 * X, 4.0)),
+    (aten.conv1d.default, (X[0], tensor(4, 6, 3), tensor(4), [2], [1])),
+    (aten.conv2d.default, (X, tensor(4, 3, 2, 3), tensor(4), [1, 1], [1, 0], [1, 2])),
+    (aten.scaled_dot_product_attention.default, (tensor(2, 6, 3, 5), tensor(2, 2, 7, 5), tensor(2, 2, 7, 4)), GROUPED),
 ]
 
 
@@ -399,13 +496,13 @@ def _name(value: Any) -> str:
     return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else str(value)
 
 
-@pytest.mark.parametrize(
-    ("op", "args", "kwargs"),
-    [
-        pytest.param(op, args, *(kwargs or [{}]), id=f"{op}({', '.join(map(_name, (*args, *kwargs)))})")
-        for op, args, *kwargs in CALLS
-    ],
-)
+PARAMETERS = [
+    pytest.param(op, args, *(kwargs or [{}]), id=f"{op}({', '.join(map(_name, (*args, *kwargs)))})")
+    for op, args, *kwargs in CALLS
+]
+
+
+@pytest.mark.parametrize(("op", "args", "kwargs"), PARAMETERS)
 def test_a_spelling_keeps_the_value(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     expected, found = op(*args, **kwargs), SPELLINGS[op](*args, **kwargs)
     if op in EMPTY:
@@ -420,6 +517,40 @@ def test_a_spelling_keeps_the_value(op: Any, args: tuple[Any, ...], kwargs: dict
         assert ours.dtype == theirs.dtype
         if theirs.is_floating_point() or op in FIRST:
             torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14, equal_nan=True)
+
+
+STORED = {aten.copy.default, aten.embedding.default}
+"""An operator that autograd sees in its other form only, and one whose settings are about the gradient of a weight."""
+
+
+@pytest.mark.parametrize(("op", "args", "kwargs"), [one for one in PARAMETERS if one.values[0] not in STORED])
+def test_a_spelling_keeps_the_derivative(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """As autograd has it, of the operator and of its spelling; of what a layer only stores, autograd has none."""
+    expected, found = (_gradients(function, args, kwargs) for function in (op, SPELLINGS[op]))
+    for ours, theirs in zip(found, expected, strict=True):
+        if theirs is not None and theirs.dtype == torch.float64:
+            ours = torch.zeros_like(theirs) if ours is None else ours
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def _gradients(function: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor | None]:
+    """Return the cotangents of all floating-point arguments."""
+    leaves: list[Tensor] = []
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point() and not any(value is one for one in STATISTICS[2:]):
+            leaves.append(value.detach().clone().requires_grad_())
+            return leaves[-1]
+        return type(value)(map(leaf, value)) if isinstance(value, (tuple, list)) else value
+
+    result = function(*leaf(args), **kwargs)
+    outputs = [y for y in (result if isinstance(result, (tuple, list)) else [result]) if y is not None]
+    outputs = [y for y in outputs if y.requires_grad]
+    if not outputs:
+        return [None for _ in leaves]
+    generator = torch.Generator().manual_seed(1)
+    cts = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
+    return list(torch.autograd.grad(outputs, leaves, cts, allow_unused=True))
 
 
 EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
@@ -507,7 +638,7 @@ def test_averaging_windows_follow_the_dtype() -> None:
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "attention with dropout": (
         lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
-        "scaled_dot_product_attention with dropout or grouped queries has no spelling",
+        "scaled_dot_product_attention with dropout has no spelling",
     ),
     "statistics of the batch": (
         lambda x: F.batch_norm(x, None, None, training=True),
@@ -517,10 +648,17 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: x[:, torch.tensor([True, False, True])],
         "index by a mask has no spelling: how much it takes depends on the data; use torch.where",
     ),
-    "a diagonal": (lambda x: torch.einsum("ncii->nci", x[:, :, :5]), "einsum 'ncii->nci' takes a diagonal"),
-    "a norm of order 3": (
-        lambda x: torch.linalg.vector_norm(x, 3, 1),
-        "linalg_vector_norm of order 3 has no vjp rule: 1, 2 and infinity have",
+    "a norm of order 1/2": (
+        lambda x: torch.linalg.vector_norm(x, 0.5, 1),
+        "linalg_vector_norm of order 0.5 has no vjp rule: those of order 1 and more have",
+    ),
+    "a product over the batch": (
+        lambda x: x.prod(0, keepdim=True) * x,
+        "prod needs a fixed size: how many values it multiplies or adds is written out",
+    ),
+    "a maximum by index": (
+        lambda x: x.scatter_reduce(1, (x > 0).long(), x, "amax"),
+        "scatter_reduce by 'amax' has no spelling: sum and mean have",
     ),
     "a mirrored crop": (
         lambda x: F.pad(x, (-1, 2, 0, 0), "replicate"),
@@ -532,7 +670,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "adding where a mask holds": (
         lambda x: torch.index_put(x, [x > 0], x.new_ones(1), accumulate=True),
-        "index_put writes one number where a mask holds; other forms have no spelling",
+        "index_put by a mask writes one number; use torch.where for others",
     ),
 }
 

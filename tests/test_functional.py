@@ -95,6 +95,11 @@ def viewed_afterwards(net, image):
     return x.permute(0, 2, 3, 1) + x[:, :1].transpose(1, 2).transpose(2, 3)
 
 
+def shaped_by_its_size(net, image):
+    x = net.conv(image).relu_()
+    return x.view(x.size(0), x.shape[1] * x.shape[2] // 2, -1) * x.size(2)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -105,6 +110,7 @@ def viewed_afterwards(net, image):
         one_into_another,
         returned_under_its_old_name,
         viewed_afterwards,
+        shaped_by_its_size,
     ],
 )
 def test_what_is_written_into_fresh_tensors(function, traced_again: list[ExportedProgram]) -> None:

@@ -233,6 +233,36 @@ def cosh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return ct * torch.sinh(x)
 
 
+@vjp(aten.asinh.default)
+def asinh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 / sqrt(x^2 + 1)``."""
+    return ct * torch.rsqrt(x * x + 1)
+
+
+@vjp(aten.acosh.default)
+def acosh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 / sqrt(x^2 - 1)``."""
+    return ct * torch.rsqrt(x * x - 1)
+
+
+@vjp(aten.atanh.default)
+def atanh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The derivative is ``1 / (1 - x^2)``."""
+    return ct / (1 - x * x)
+
+
+@vjp(aten.atan2.default)
+def atan2(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Of the angle, ``dy/da = b / (a^2 + b^2)``; returns a's shape."""
+    return unbroadcast(ct * (b / (a * a + b * b)), a)
+
+
+@vjp(aten.atan2.default, wrt=1)
+def atan2_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Of the angle, ``dy/db = -a / (a^2 + b^2)``; returns b's shape."""
+    return unbroadcast(ct * (-a / (a * a + b * b)), b)
+
+
 @vjp(aten.erf.default)
 def erf(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The derivative is ``2 exp(-x^2) / sqrt(pi)``."""
@@ -248,6 +278,18 @@ def remainder(ct: Tensor, y: Tensor, a: Tensor, b: Tensor | Number) -> Tensor:
 @vjp(aten.remainder.Tensor, wrt=1)
 def remainder_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``d(a - floor(a / b) b)/db = -floor(a / b)``; returns b's shape."""
+    return unbroadcast(-ct * torch.round((a - y) / b), b)
+
+
+@vjp(aten.fmod.Scalar, aten.fmod.Tensor)
+def fmod(ct: Tensor, y: Tensor, a: Tensor, b: Tensor | Number) -> Tensor:
+    """``d(a - trunc(a / b) b)/da = 1``; returns a's shape."""
+    return unbroadcast(ct, a)
+
+
+@vjp(aten.fmod.Tensor, wrt=1)
+def fmod_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``d(a - trunc(a / b) b)/db = -trunc(a / b)``; returns b's shape."""
     return unbroadcast(-ct * torch.round((a - y) / b), b)
 
 

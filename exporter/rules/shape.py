@@ -215,3 +215,15 @@ def scatter(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tens
 def scatter_source(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """What was written, read back; index and src of one shape, without repetitions."""
     return ct.gather(dim, index)
+
+
+@vjp(aten.scatter_add.default)
+def scatter_add(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """What was there before counts once."""
+    return ct
+
+
+@vjp(aten.scatter_add.default, wrt=3)
+def scatter_add_source(ct: Tensor, y: Tensor, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """What each value was added to; index and src of one shape."""
+    return ct.gather(dim, index)

@@ -16,6 +16,7 @@ from exporter.spellings import (
     recurrent,
     reduction,
     resampling,
+    sampling,
     shape,
     windows,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resampling",
+    "sampling",
     "shape",
     "spelling",
     "windows",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from exporter.errors import UnsupportedOp
 from exporter.program import same_shape
+from exporter.sizes import known
 from exporter.spellings.table import Number, aten, spelling
 
 
@@ -27,38 +28,142 @@ def _embedding(
     return torch.index_select(table, 0, index.flatten()).reshape([*index.shape, *table.shape[1:]])
 
 
-@spelling(aten.index.Tensor)
+@spelling(aten.index.Tensor, aten._unsafe_index.Tensor)
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
     """Whole numbers, for one axis or several; negative ones count from the end.
 
     Several axes are joined, and so are their indices, in row-major order. As in NumPy, what was taken stands where the
     axes stood, or first where they did not stand together.
     """
-    given = {axis: index for axis, index in enumerate(indices) if index is not None}
-    if any(index.dtype in (torch.bool, torch.uint8) for index in given.values()):
-        raise UnsupportedOp("index by a mask has no spelling: how much it takes depends on the data; use torch.where")
-    first, count = min(given), len(given)
-    if max(given) - first >= count:
-        x = x.permute([*given, *(axis for axis in range(x.ndim) if axis not in given)])
-        first = 0
-    sizes = x.shape[first : first + count]
-    whole = None
-    for index, size in zip(given.values(), sizes, strict=True):
-        forward = torch.where(index < 0, index + size, index)
-        whole = forward if whole is None else whole * size + forward
-    assert whole is not None
+    order, first, whole = _joined(x, indices)
+    x = x if order == list(range(x.ndim)) else x.permute(order)
+    count = sum(index is not None for index in indices)
     joined = x.flatten(first, first + count - 1) if count > 1 else x
     taken = torch.index_select(joined, first, whole.flatten())
     return taken if whole.ndim == 1 else taken.reshape([*x.shape[:first], *whole.shape, *x.shape[first + count :]])
 
 
-@spelling(aten.index_put.default)
+def _joined(x: Tensor, indices: Sequence[Tensor | None]) -> tuple[list[int], int, Tensor]:
+    """Return the order in which the indexed axes stand together, where they begin, and one index for all of them."""
+    given = {axis: index for axis, index in enumerate(indices) if index is not None}
+    if any(index.dtype in (torch.bool, torch.uint8) for index in given.values()):
+        raise UnsupportedOp("index by a mask has no spelling: how much it takes depends on the data; use torch.where")
+    first, order = min(given), list(range(x.ndim))
+    if max(given) - first >= len(given):
+        order = [*given, *(axis for axis in order if axis not in given)]
+        first = 0
+    whole = None
+    for axis, index in given.items():
+        forward = torch.where(index < 0, index + x.shape[axis], index)
+        whole = forward if whole is None else whole * x.shape[axis] + forward
+    assert whole is not None
+    return order, first, whole
+
+
+@spelling(aten.index_put.default, aten._unsafe_index_put.default)
 def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
-    """``x[mask] = number``."""
+    """``x[mask] = number``, or the inverse of :func:`_index`: values for whole numbers, or added where they point to.
+
+    Which of several values for one place is written, PyTorch leaves open.
+    """
     mask = indices[0]
-    if len(indices) > 1 or mask is None or mask.dtype != torch.bool or values.numel() != 1 or accumulate:
-        raise UnsupportedOp("index_put writes one number where a mask holds; other forms have no spelling")
-    return torch.where(mask.reshape([*mask.shape, *[1] * (x.ndim - mask.ndim)]), values.reshape(()), x)
+    if mask is not None and mask.dtype == torch.bool and len(indices) == 1:
+        if values.numel() != 1 or accumulate:
+            raise UnsupportedOp("index_put by a mask writes one number; use torch.where for others")
+        return torch.where(mask.reshape([*mask.shape, *[1] * (x.ndim - mask.ndim)]), values.reshape(()), x)
+    order, first, whole = _joined(x, indices)
+    count = sum(index is not None for index in indices)
+    apart = x if order == list(range(x.ndim)) else x.permute(order)
+    before, after = list(apart.shape[:first]), list(apart.shape[first + count :])
+    joined = apart.flatten(first, first + count - 1) if count > 1 else apart
+    source = values.expand([*before, *whole.shape, *after])
+    source = source if whole.ndim == 1 else source.reshape([*before, whole.numel(), *after])
+    written = _written(joined, first, whole.flatten(), source, accumulate)
+    written = written.reshape(apart.shape) if count > 1 else written
+    return written if order == list(range(x.ndim)) else written.permute([order.index(axis) for axis in range(x.ndim)])
+
+
+def _written(x: Tensor, dim: int, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
+    """Write or add values at the places of one axis. index: [n]; source: [..., n, ...]."""
+    spread = index.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]).expand(source.shape)
+    return x.scatter_add(dim, spread, source) if accumulate else x.scatter(dim, spread, source)
+
+
+@spelling(aten.index_add.default)
+def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Number = 1) -> Tensor:
+    return _written(x, dim, index, source if alpha == 1 else source * alpha, True)
+
+
+@spelling(aten.index_copy.default)
+def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    return _written(x, dim, index, source, False)
+
+
+@spelling(aten.index_fill.int_Scalar)
+def _index_fill(x: Tensor, dim: int, index: Tensor, value: Number) -> Tensor:
+    """Where the place is one of those given."""
+    place = torch.arange(x.shape[dim], device=x.device)
+    given = torch.where(index < 0, index + x.shape[dim], index)
+    chosen = (place.unsqueeze(1) == given).to(torch.int64).amax([1]) > 0
+    return x.masked_fill(chosen.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]), value)
+
+
+@spelling(aten.index_fill.int_Tensor)
+def _index_fill_tensor(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
+    shape = [*x.shape]
+    shape[dim] = index.shape[0]
+    return _written(x, dim, index, value.expand(shape), False)
+
+
+@spelling(aten.scatter_reduce.two)
+def _scatter_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Sums, and means where what was there does not count."""
+    if reduce == "sum":
+        return (x if include_self else x.scatter(dim, index, 0)).scatter_add(dim, index, source)
+    if reduce == "mean":
+        ones = torch.ones_like(source)
+        kept = x if include_self else x.scatter(dim, index, 0)
+        count = (torch.ones_like(x) if include_self else torch.ones_like(x).scatter(dim, index, 0)).scatter_add(
+            dim, index, ones
+        )
+        return kept.scatter_add(dim, index, source) / count
+    raise UnsupportedOp(f"scatter_reduce by {reduce!r} has no spelling: sum and mean have")
+
+
+@spelling(aten.take.default)
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    return _index(x.flatten(), [index])
+
+
+@spelling(aten.diagonal.default)
+def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """Every so many values of two axes laid out as one; it is the last axis of what is returned."""
+    last, places = _diagonal_places(x, offset, dim1, dim2)
+    return torch.index_select(last.flatten(-2), -1, places)
+
+
+@spelling(aten.diagonal_scatter.default)
+def _diagonal_scatter(x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    last, places = _diagonal_places(x, offset, dim1, dim2)
+    written = _written(last.flatten(-2), -1, places, source, False).reshape(last.shape)
+    axes = (dim1 % x.ndim, dim2 % x.ndim)
+    order = [axis for axis in range(x.ndim) if axis not in axes] + list(axes)
+    return written.permute([order.index(axis) for axis in range(x.ndim)])
+
+
+def _diagonal_places(x: Tensor, offset: int, dim1: int, dim2: int) -> tuple[Tensor, Tensor]:
+    """Return x with two axes last, and where a diagonal lies in them, in row-major order."""
+    axes = (dim1 % x.ndim, dim2 % x.ndim)
+    last = x.permute([axis for axis in range(x.ndim) if axis not in axes] + list(axes))
+    height, width = (known(length) for length in last.shape[-2:])
+    if height is None or width is None:
+        raise UnsupportedOp("diagonal needs a fixed size")
+    row, column = max(-offset, 0), max(offset, 0)
+    count = max(min(height - row, width - column), 0)
+    start = row * width + column
+    return last, torch.arange(count, device=x.device) * (width + 1) + start
 
 
 @spelling(aten.copy.default)

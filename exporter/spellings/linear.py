@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
-from exporter.sizes import is_one
+from exporter.sizes import is_one, known, per_axis
+from exporter.spellings.indexing import diagonal
+from exporter.spellings.reduction import vector_norm
 from exporter.spellings.table import Number, aten, spelling
+from exporter.spellings.windows import im2col
 
 
 def _convolution(
@@ -34,6 +37,35 @@ def _convolution(
 
 
 spelling(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)(_convolution)
+
+
+@spelling(aten.conv1d.default, aten.conv2d.default)
+def _of_own_kernels(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor:
+    """With a kernel for each image, as many groups as images: a product of each one's windows with its kernels.
+
+    So they are written as one convolution: images ``[1, N C, *L]``, weight ``[N C', C, *k]``, ``N`` groups.
+    """
+    axes = x.ndim - 2
+    function = {1: torch.conv1d, 2: torch.conv2d}[axes]
+    if known(groups) is not None:
+        return function(x, weight, bias, stride, padding, dilation, groups)
+    settings = [per_axis(value, axes) for value in (dilation, padding, stride)]
+    if axes == 1:  # in two dimensions, one high
+        settings = [[neutral, *value] for value, neutral in zip(settings, (1, 0, 1), strict=True)]
+    kernel, inner = list(weight.shape[2:]), weight.shape[1]
+    images = x.reshape([*x.shape[:1], groups, inner, *[1] * (2 - axes), *x.shape[2:]])
+    columns, size = im2col(images, [1] * (2 - axes) + kernel, *settings)
+    product = torch.matmul(weight.reshape([groups, -1, inner * math.prod(kernel)]), columns)
+    y = product.reshape([x.shape[0], weight.shape[0], *size[2 - axes :]])
+    return y if bias is None else y + bias.reshape([-1] + [1] * axes)
 
 
 @spelling(aten.linear.default)
@@ -62,10 +94,47 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: Number = 1, alpha: Numbe
     return (bias if beta == 1 else bias * beta) + (product if alpha == 1 else product * alpha)
 
 
+@spelling(aten.addbmm.default)
+def _addbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """The sum of a batch of products, which is one product. a: [B, I, J]; b: [B, J, K]; returns [I, K]."""
+    return _addmm(bias, a.transpose(0, 1).flatten(1), b.flatten(0, 1), beta=beta, alpha=alpha)
+
+
+@spelling(aten.addmv.default)
+def _addmv(bias: Tensor, a: Tensor, b: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """A vector is a matrix of one column. a: [I, J]; b: [J]; returns [I]."""
+    return _addmm(bias.unsqueeze(-1), a, b.unsqueeze(1), beta=beta, alpha=alpha).squeeze(1)
+
+
+@spelling(aten.mv.default, aten.dot.default, aten.vdot.default)
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return _matmul(a, b)
+
+
+@spelling(aten.bilinear.default)
+def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a^T W_k b`` for each ``k``. a: [..., I]; b: [..., J]; weight: [K, I, J]; returns [..., K]."""
+    halfway = torch.matmul(a, weight.permute([1, 0, 2]).flatten(1))
+    product = (halfway.reshape([*a.shape[:-1], *weight.shape[::2]]) * b.unsqueeze(-2)).sum(-1)
+    return product if bias is None else product + bias
+
+
+@spelling(aten.cdist.default)
+def _cdist(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
+    """The norms of all differences, 0 with the derivative 0 where two are equal. a: [..., I, L]; b: [..., J, L]."""
+    return vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, [-1])
+
+
+@spelling(aten.dist.default)
+def _dist(a: Tensor, b: Tensor, p: Number = 2) -> Tensor:
+    return vector_norm(a - b, p)
+
+
 @spelling(aten.einsum.default)
 def _einsum(equation: str, operands: Sequence[Tensor], **kwargs: Any) -> Tensor:
     """Products of two operands at a time, from the left."""
-    terms, output = _terms(equation, operands)
+    written, output = _terms(equation, operands)
+    operands, terms = zip(*map(_once, operands, written), strict=True)
     result, letters = operands[0], terms[0]
     for index, (operand, term) in enumerate(zip(operands[1:], terms[1:], strict=True)):
         later = set(output).union(*terms[index + 2 :])
@@ -87,9 +156,17 @@ def _terms(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str]:
     for index, (x, term) in enumerate(zip(operands, terms, strict=True)):
         count = x.ndim - len(term.replace("...", ""))
         terms[index] = term.replace("...", dots[len(dots) - count :])
-        if len(set(terms[index])) < x.ndim:
-            raise UnsupportedOp(f"einsum {equation!r} takes a diagonal")
     return terms, output
+
+
+def _once(x: Tensor, letters: str) -> tuple[Tensor, str]:
+    """Take the diagonal of axes that have one letter: every letter is left once."""
+    for letter in dict.fromkeys(letters):
+        while letters.count(letter) > 1:
+            first, second = letters.index(letter), letters.rindex(letter)
+            x = diagonal(x, 0, first, second)
+            letters = letters[:first] + letters[first + 1 : second] + letters[second + 1 :] + letter
+    return x, letters
 
 
 def _pair(a: Tensor, left: str, b: Tensor, right: str, kept: set[str]) -> tuple[Tensor, str]:
@@ -143,8 +220,13 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``softmax(scale q k^T + mask) v``. q: [..., L, E]; k: [..., S, E]; v: [..., S, V]."""
-    if dropout or enable_gqa:
-        raise UnsupportedOp("scaled_dot_product_attention with dropout or grouped queries has no spelling")
+    if dropout:
+        raise UnsupportedOp("scaled_dot_product_attention with dropout has no spelling")
+    if enable_gqa:  # so many heads of queries share each head of keys and values
+        key, value = (
+            x.unsqueeze(-3).expand([*x.shape[:-2], query.shape[-3] // x.shape[-3], *x.shape[-2:]]).flatten(-4, -3)
+            for x in (key, value)
+        )
     score = torch.matmul(query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale), key.transpose(-2, -1))
     if is_causal:
         rows = torch.arange(query.shape[-2], device=query.device)[:, None]

@@ -47,8 +47,7 @@ def _celu(x: Tensor, alpha: Number = 1.0) -> Tensor:
 @spelling(aten.softshrink.default)
 def _softshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
     """Nearer to zero by ``lambd``, and zero within that."""
-    shrunk = torch.where(x > 0, x - lambd, x + lambd)
-    return torch.where(torch.abs(x) > lambd, shrunk, 0 * x)
+    return torch.where((x >= -lambd) & (x <= lambd), x.new_zeros(()), torch.where(x > 0, x - lambd, x + lambd))
 
 
 @spelling(aten.hardshrink.default)
@@ -92,6 +91,14 @@ def _trunc(x: Tensor) -> Tensor:
         return x
     whole = x.detach()
     return torch.sign(whole) * torch.floor(torch.abs(whole))
+
+
+@spelling(aten.round.decimals)
+def _round(x: Tensor, *, decimals: int) -> Tensor:
+    """To so many digits behind the point; its derivative is zero."""
+    scale = 10.0 ** abs(decimals)
+    whole = x.detach()
+    return torch.round(whole * scale) / scale if decimals > 0 else torch.round(whole / scale) * scale
 
 
 @spelling(aten.frac.default)
@@ -144,6 +151,36 @@ def _maximum(a: Tensor, b: Tensor) -> Tensor:
 @spelling(aten.min.other, aten.minimum.default)
 def _minimum(a: Tensor, b: Tensor) -> Tensor:
     return torch.minimum(a, b)
+
+
+@spelling(aten.fmax.default)
+def _fmax(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two, or the one that is not NaN; at a tie the first, with the whole cotangent."""
+    return torch.where((a >= b) | torch.isnan(b), a, b)
+
+
+@spelling(aten.fmin.default)
+def _fmin(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where((a <= b) | torch.isnan(b), a, b)
+
+
+@spelling(aten.copysign.Tensor, aten.copysign.Scalar)
+def _copysign(a: Tensor, b: Tensor | Number) -> Tensor:
+    """``|a|`` with the sign of ``b``, which a zero has too."""
+    if not isinstance(b, Tensor):
+        return a.abs() * math.copysign(1.0, b)
+    side = torch.where(b == 0, 1 / b, b).detach()
+    return a.abs() * torch.where(side < 0, a.new_full((), -1.0), a.new_full((), 1.0))
+
+
+@spelling(aten.hypot.default)
+def _hypot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.sqrt(a * a + b * b)
+
+
+@spelling(aten.ldexp.Tensor)
+def _ldexp(x: Tensor, exponent: Tensor) -> Tensor:
+    return x * torch.pow(2.0, exponent)
 
 
 @spelling(aten.addcmul.default)

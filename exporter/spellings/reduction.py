@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.sizes import known
 from exporter.spellings.table import Number, aten, spelling
 
 
@@ -139,6 +140,90 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, T
     return _stable_sort(x, dim=dim, descending=descending)
 
 
+@spelling(aten.kthvalue.default)
+def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The last of the ``k`` smallest."""
+    index = aten.slice(aten.topk(x.detach(), k, dim, False, True)[1], dim, k - 1, k)
+    return _chosen(x, index, dim, keepdim)
+
+
+@spelling(aten.median.dim)
+def _median_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Of an even number of values the lower of the two in the middle."""
+    return _kthvalue(x, (x.shape[dim] + 1) // 2, dim, keepdim)
+
+
+@spelling(aten.median.default)
+def _median(x: Tensor) -> Tensor:
+    """As that of an axis, but equal values share the cotangent."""
+    value = _median_dim(x.detach().flatten(), 0)[0]
+    share = (x == value) * torch.ones_like(x)
+    share = share / share.sum(list(range(x.ndim)))
+    return value + ((x - value) * share).sum(list(range(x.ndim)))
+
+
+@spelling(aten.prod.dim_int)
+def _prod_dim(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    """By halves: what is left of a product without one of its factors is never a quotient, so factors may be 0."""
+    x = x if dtype in (None, x.dtype) else x.to(dtype)
+    x = x if x.is_floating_point() else x.to(torch.int64)
+    length = _fixed(x, dim, "prod")
+    while length > 1:
+        half = length // 2
+        halves = [aten.slice(x, dim, start, start + half) for start in (0, half)]
+        rest = [aten.slice(x, dim, 2 * half, length)] if length % 2 else []
+        x = torch.cat([halves[0] * halves[1], *rest], dim) if rest else halves[0] * halves[1]
+        length -= half
+    return x if keepdim else x.squeeze(dim)
+
+
+@spelling(aten.prod.default)
+def _prod(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return _prod_dim(x.flatten(), 0, dtype=dtype)
+
+
+@spelling(aten.cumprod.default)
+def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    """By doubling: each value times the one before, then the one two before, then four."""
+    x = x if dtype in (None, x.dtype) else x.to(dtype)
+    x = x if x.is_floating_point() else x.to(torch.int64)
+    return _scanned(x, dim, torch.mul, "cumprod")
+
+
+@spelling(aten.logcumsumexp.default)
+def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
+    """By doubling too, of ``log(e^a + e^b)``."""
+    return _scanned(x, dim, _logaddexp, "logcumsumexp")
+
+
+def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """``max(a, b) + log(1 + e^-|a - b|)``."""
+    high = torch.maximum(a, b)
+    return high + torch.log1p(torch.exp(torch.minimum(a, b) - high))
+
+
+def _scanned(x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor], name: str) -> Tensor:
+    """Return what an associative function makes of each value and all before it (Hillis and Steele, 1986)."""
+    length, reach = _fixed(x, dim, name), 1
+    while reach < length:
+        first, later = aten.slice(x, dim, 0, reach), aten.slice(x, dim, reach, length)
+        x = torch.cat([first, combine(aten.slice(x, dim, 0, length - reach), later)], dim)
+        reach *= 2
+    return x
+
+
+def _fixed(x: Tensor, dim: int, name: str) -> int:
+    """Return an axis's length.
+
+    Raises:
+        UnsupportedOp: It varies.
+    """
+    length = known(x.shape[dim]) if x.ndim else 1
+    if length is None:
+        raise UnsupportedOp(f"{name} needs a fixed size: how many values it multiplies or adds is written out")
+    return length
+
+
 def _chosen(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     """Read what stands at places: the whole cotangent is its own, where ``amax`` shares."""
     found = x.gather(dim, index)
@@ -146,7 +231,7 @@ def _chosen(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, 
 
 
 @spelling(aten.linalg_vector_norm.default)
-def _vector_norm(
+def vector_norm(
     x: Tensor,
     ord: Number = 2,
     dim: Sequence[int] | None = None,
@@ -154,7 +239,7 @@ def _vector_norm(
     *,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The Euclidean norm has an operator of its own; sums and maxima of absolute values are spelled out."""
+    """The Euclidean norm has an operator of its own; others are sums, or maxima, of powers of absolute values."""
     axes = [d % x.ndim for d in dim] if dim else list(range(x.ndim))
     if ord == 2:
         return torch.linalg.vector_norm(x, 2, axes, keepdim)
@@ -162,7 +247,11 @@ def _vector_norm(
         return x.abs().sum(axes, keepdim)
     if ord == math.inf:
         return x.abs().amax(axes, keepdim)
-    raise UnsupportedOp(f"linalg_vector_norm of order {ord} has no vjp rule: 1, 2 and infinity have")
+    if ord < 1:
+        raise UnsupportedOp(f"linalg_vector_norm of order {ord} has no vjp rule: those of order 1 and more have")
+    total = torch.pow(x.abs(), ord).sum(axes, keepdim)
+    zero = total == 0  # where the derivative is 0, and not that of a root
+    return torch.pow(total.masked_fill(zero, 1.0), 1 / ord).masked_fill(zero, 0.0)
 
 
 @spelling(aten.linalg_norm.default)
@@ -176,19 +265,21 @@ def _linalg_norm(
 ) -> Tensor:
     if ord is not None and len(dim or range(x.ndim)) != 1:
         raise UnsupportedOp("linalg_norm of matrices has no vjp rule")
-    return _vector_norm(x, 2 if ord is None else ord, dim, keepdim)
+    return vector_norm(x, 2 if ord is None else ord, dim, keepdim)
 
 
 @spelling(aten.norm.ScalarOpt_dim)
 def _norm(x: Tensor, p: Number | None, dim: Sequence[int], keepdim: bool = False) -> Tensor:
-    return _vector_norm(x, 2 if p is None else p, dim, keepdim)
+    return vector_norm(x, 2 if p is None else p, dim, keepdim)
 
 
 @spelling(aten.cosine_similarity.default)
 def _cosine_similarity(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """``sum(a / max(|a|, eps) * b / max(|b|, eps))``."""
+    """``sum(a / max(|a|, eps) * b / max(|b|, eps))``, where autograd takes the derivative of ``|a|`` in any case."""
     rank = max(a.ndim, b.ndim)
     sizes = zip(*([1] * (rank - x.ndim) + list(x.shape) for x in (a, b)), strict=True)
     shape = [m if isinstance(n, int) and n == 1 else n for n, m in sizes]
-    parts = [x / torch.linalg.vector_norm(x, 2, [dim], True).clamp_min(eps) for x in (a.expand(shape), b.expand(shape))]
-    return (parts[0] * parts[1]).sum([dim])
+    whole = [x.expand(shape) for x in (a, b)]
+    norms = [torch.linalg.vector_norm(x, 2, [dim], True) for x in whole]
+    least = [norm + (norm.clamp_min(eps) - norm).detach() for norm in norms]
+    return (whole[0] / least[0] * (whole[1] / least[1])).sum([dim])

@@ -81,7 +81,7 @@ def _bicubic(
         matrix = None
         for tap in (-1, 0, 1, 2):
             d = torch.abs(position - first - tap)
-            weight = _near(d, -0.75) if tap in (0, 1) else _far(d, -0.75)
+            weight = near(d, -0.75) if tap in (0, 1) else far(d, -0.75)
             part = weight * ((first + tap).clamp(0, length - 1) == column)
             matrix = part if matrix is None else matrix + part
         assert matrix is not None
@@ -89,11 +89,13 @@ def _bicubic(
     return x
 
 
-def _near(d: Tensor, a: float) -> Tensor:
+def near(d: Tensor, a: float) -> Tensor:
+    """Weigh a tap of a bicubic resampling at a distance ``d <= 1``."""
     return ((a + 2) * d - (a + 3)) * d * d + 1
 
 
-def _far(d: Tensor, a: float) -> Tensor:
+def far(d: Tensor, a: float) -> Tensor:
+    """Weigh a tap at a distance ``1 < d <= 2``."""
     return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
 
@@ -117,7 +119,7 @@ def _antialiased(kernel: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 
 def _cubic(d: Tensor) -> Tensor:
-    return _near(d, -0.5) * (d < 1) + _far(d, -0.5) * ((d >= 1) & (d < 2))
+    return near(d, -0.5) * (d < 1) + far(d, -0.5) * ((d >= 1) & (d < 2))
 
 
 spelling(aten._upsample_bilinear2d_aa.vec)(_antialiased(lambda d: (1 - d).clamp(min=0)))

@@ -22,6 +22,13 @@ def _im2col(
     x: Tensor, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
 ) -> Tensor:
     """``[..., C, H, W] -> [..., C kh kw, H' W']``: a column for each window, zeros around the image."""
+    return im2col(x, kernel, dilation, padding, stride)[0]
+
+
+def im2col(
+    x: Tensor, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """Return the columns ``[..., C kh kw, H' W']``, one for each window, and how many windows each axis has."""
     height, width = (
         (length + 2 * p - d * (k - 1) - 1) // s + 1
         for length, k, d, p, s in zip(x.shape[-2:], kernel, dilation, padding, stride, strict=True)
@@ -32,7 +39,8 @@ def _im2col(
         for row in range(kernel[0])
         for column in range(kernel[1])
     ]
-    return torch.stack(taps, -3).reshape([*x.shape[:-3], x.shape[-3] * len(taps), height * width])
+    columns = torch.stack(taps, -3).reshape([*x.shape[:-3], x.shape[-3] * len(taps), height * width])
+    return columns, [height, width]
 
 
 @spelling(aten.col2im.default)

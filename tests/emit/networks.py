@@ -91,6 +91,47 @@ def _written(x: Tensor) -> Tensor:
     return x
 
 
+def _pointed(x: Tensor) -> Tensor:
+    """Values written to places."""
+    x[:, [2, 0]] = x[:, [0, 1]].sin()
+    x[:, :, [1, -1], [0, 2]] = x[:, :, 2, :2] * 2
+    x[:, :, [3, 3, 4]] += x[:, :, :3] * 0.5
+    x.index_fill_(3, torch.tensor([1]), 0.5)
+    return x.index_copy(2, torch.tensor([5]), x[:, :, :1].exp())
+
+
+class Transformer(nn.Module):
+    """A spatial transformer (Jaderberg et al. 2015, arXiv:1506.02025): the image says how it is turned."""
+
+    def __init__(self, mode: str, padding: str) -> None:
+        super().__init__()
+        self.localise = nn.Linear(90, 6)
+        self.mode, self.padding = mode, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.localise(x.flatten(1)).reshape(-1, 2, 3)
+        grid = F.affine_grid(theta, [x.shape[0], 3, 4, 7], align_corners=False)
+        return F.grid_sample(x, grid, self.mode, self.padding, align_corners=False)
+
+
+class OwnKernels(nn.Module):
+    """Convolutions whose kernels are mixed for each image (Yang et al. 2019, arXiv:1904.04971)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(2, 4 * 3 * 3 * 2))
+        self.bias = nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        routing = x.mean((2, 3))[:, :2].sigmoid()
+        weight = (routing @ self.experts).reshape(-1, 3, 3, 2)
+        images = x.reshape(1, -1, *x.shape[2:])
+        bias = (routing @ self.bias).flatten()
+        y = F.conv2d(images, weight, bias, (2, 1), (1, 0), groups=x.shape[0])
+        sums = F.conv1d(images.flatten(2), weight[:, :, 0], None, 1, 1, 2, x.shape[0])
+        return y.reshape(x.shape[0], -1, *y.shape[2:]).flatten(1) * sums.reshape(x.shape[0], -1).mean(1, keepdim=True)
+
+
 class Recurrent(nn.Module):
     """Two layers in both directions over the rows of a channel."""
 
@@ -130,6 +171,18 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "einsum of one": lambda: lambda x: torch.einsum("nchw->nwc", x),
     "attention": lambda: lambda x: F.scaled_dot_product_attention(x, x, x.sin()),
     "attention causal": lambda: lambda x: F.scaled_dot_product_attention(x, x * 2, x, is_causal=True, scale=0.3),
+    "a kernel for each image": lambda: OwnKernels(),
+    "bilinear": lambda: Times(lambda x, w: F.bilinear(x, x.sin(), w), 4, 5, 5),
+    "addmm by addbmm and addmv": lambda: Times(
+        lambda x, w: (
+            torch.addbmm(w[0, 0], x.permute(1, 0, 2, 3).flatten(2), w)
+            * torch.addmv(x[:, 0, 0, 0], x.flatten(1), w[:, :, 0].flatten())[:, None]
+        ),
+        3,
+        30,
+        4,
+    ),
+    "attention of groups": lambda: lambda x: F.scaled_dot_product_attention(x, x[:, :1], x[:, 1:2], enable_gqa=True),
     "attention mask": lambda: Times(lambda x, w: F.scaled_dot_product_attention(x, x, x, w) + x, 6, 6),
     "attention boolean mask": lambda: (
         lambda x: F.scaled_dot_product_attention(x, x, x, torch.ones(6, 6, dtype=torch.bool).tril())
@@ -210,6 +263,16 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "inverse and hyperbolic functions": lambda: (
         lambda x: (x.tanh() * 0.9).asin() + (x.tanh() * 0.9).acos() + x.atan() + x.tanh().tan() + x.sinh() + x.cosh()
     ),
+    "inverse hyperbolic functions": lambda: lambda x: x.asinh() + (x.abs() + 1.5).acosh() + (x.tanh() * 0.9).atanh(),
+    "angles": lambda: Times(
+        lambda x, w: torch.atan2(x, w) + torch.atan2(w[:, :1], x) + torch.atan2(x.sign(), x.relu()) + torch.hypot(x, w),
+        6,
+        5,
+    ),
+    "fmod": lambda: Times(lambda x, w: torch.fmod(x, w) + torch.fmod(x, -0.75) * torch.fmod(w, x), 6, 5),
+    "to two digits": lambda: (
+        lambda x: x * x.round(decimals=1) + torch.fmax(x, x.sin()).copysign(x.cos()) * torch.fmin(x, x.cos())
+    ),
     "remainder": lambda: Times(
         lambda x, w: (
             x % 0.75
@@ -285,6 +348,13 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "max min": lambda: lambda x: x.max(1).values + x.min(1).values + x.max(2, keepdim=True)[0][:, 0],
     "norms": lambda: lambda x: x.norm(dim=1) + x.norm(1, (1, 2))[:, None] + F.normalize(x)[:, 0],
     "logsumexp cumsum": lambda: lambda x: x.logsumexp(1) * x.cumsum(2)[:, 1] + x.logsumexp((1, 2), keepdim=True)[:, 0],
+    "products": lambda: lambda x: x.prod(1) + x.cumprod(2)[:, 0] + x.prod(-1, keepdim=True)[:, 2],
+    "logcumsumexp": lambda: lambda x: x.logcumsumexp(3),
+    "medians": lambda: lambda x: x.median(1)[0] + x.median(2, keepdim=True).values[:, 0] * x.kthvalue(2, 1)[0],
+    "other norms": lambda: (
+        lambda x: torch.linalg.vector_norm(x, 3, 1) * torch.linalg.vector_norm(x, 1.5, (1, 2))[:, None]
+    ),
+    "distances": lambda: lambda x: torch.cdist(x, x.sin()),
     "cosine_similarity": lambda: lambda x: F.cosine_similarity(x, x.sin()),
     # -- shape
     "reshape after permute": lambda: lambda x: x.permute(0, -2, 3, 1).reshape(x.shape[0], 10, -1),
@@ -320,6 +390,13 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
             + F.interpolate(x, (4, 3), mode="bicubic", antialias=True)
         )
     ),
+    "a spatial transformer": lambda: Transformer("bilinear", "zeros"),
+    "a transformer with reflections": lambda: Transformer("bilinear", "reflection"),
+    "a transformer with bicubic taps": lambda: Transformer("bicubic", "border"),
+    "sampled nearest": lambda: lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), "nearest", align_corners=True),
+    "sampled volumes": lambda: (
+        lambda x: F.grid_sample(x[:, None], x.permute(0, 2, 3, 1)[:, None], padding_mode="border", align_corners=False)
+    ),
     "upsample 3d": lambda: lambda x: F.interpolate(x[:, None], (5, 6, 7), mode="trilinear"),
     "lstm": lambda: Recurrent(),
     "index": lambda: lambda x: x[:, [2, 0, -1]] * x[:, :, :, [1, 1, 4]].sum(-1, keepdim=True),
@@ -327,6 +404,16 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         lambda x: x[:, [2, 0, -1], :, [1, -1, 4]].transpose(0, 1) + x[:, :, [0, 3], [1, -5]].sum(-1, keepdim=True)
     ),
     "windows": lambda: lambda x: F.fold(F.unfold(x, 3, 1, 1, 2), (5, 5), 3, 1, 1, 2) * x.unfold(2, 2, 1)[..., 0],
+    "diagonals": lambda: lambda x: x.diagonal(1, 2, 3) * torch.einsum("ncii->ni", x[:, :, :5])[:, None, :4],
+    "a diagonal written": lambda: lambda x: (x * 1).diagonal_scatter(x[:, :, 0] * 2, 0, 2, 3),
+    "written by index": lambda: lambda x: _pointed(x * 1),
+    "added by index": lambda: (
+        lambda x: x.index_add(1, torch.tensor([2, 2, 0]), x.sin()).scatter_add(
+            2, x.argmax(2, keepdim=True), x[:, :, :1]
+        )
+    ),
+    "means by index": lambda: lambda x: x.scatter_reduce(3, (x > 0).long(), x.sin(), "mean"),
+    "taken": lambda: Times(lambda x, w: x * torch.take(w.sin(), torch.tensor([3, -1, 0, 2, 2])), 4, 5),
     "index of a table": lambda: Times(lambda x, w: x + w[torch.tensor([[0, 1], [1, 3], [2, 2]])].sum(1)[:, None], 4, 5),
     "gather": lambda: lambda x: x.gather(2, x.argmax(2, keepdim=True)) + x,
     "written in place": lambda: lambda x: _written(x * 1),

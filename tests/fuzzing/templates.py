@@ -158,7 +158,18 @@ _texts(
 )
 _texts("activation", ("F.threshold({x}, {pick:-1 or 1}, {n})",), kinds=(WHOLE,))
 # What jumps is for whole numbers alone.
-_texts("arithmetic", ("{x} % {pick:2 or 3 or -2}", "torch.remainder({x}, 2 ** {w})", "{x}.trunc()"), kinds=(WHOLE,))
+_texts(
+    "arithmetic",
+    (
+        "{x} % {pick:2 or 3 or -2}",
+        "torch.remainder({x}, 2 ** {w})",
+        "torch.fmod({x}, {pick:2 or 3 or -2})",
+        "torch.fmod({x}, 2 ** {w})",
+        "torch.fmax({x}, {y})",
+        "{x}.trunc()",
+    ),
+    kinds=(WHOLE,),
+)
 _texts(
     "activation",
     (
@@ -278,6 +289,12 @@ _texts(
         "{x}.atan()",
         "{x}.tanh().sinh()",
         "{x}.tanh().cosh()",
+        "{x}.asinh()",
+        "({x}.abs() + 1.5).acosh()",
+        "({x}.tanh() * 0.9).atanh()",
+        "torch.atan2({x}, {y}.abs() + 1)",
+        "torch.atan2({w}.abs() + 1, {x})",
+        "torch.hypot({x}, {y}.abs() + 1)",
         "torch.erfc({x})",
         "torch.exp2({x} * 0.5)",
         "({x}.abs() + 1).log2()",
@@ -319,6 +336,8 @@ _texts(
         "{x}[:, 0] = {n}",
         "{x}[:, -1].mul_({n})",
         "{x}[:, 0].zero_()",
+        "{x}[:, [{int:0,1}, -1]] = {n}",
+        "{x}.index_fill_(1, torch.tensor([0, -1]), {n})",
         "{x}[..., ::2] += {n}",
         "{x}[..., 1::2] = {x}[..., :-1:2]",
         "{x}.flatten(1).mul_({n})",
@@ -376,6 +395,10 @@ _texts(
         "torch.linalg.vector_norm({x}, float('inf'), {axis}, keepdim=True)",
         "torch.linalg.norm({x}, dim={axis}, keepdim=True)",
         "{x}.logsumexp({axes}, keepdim=True)",
+        "{x}.logcumsumexp({axis})",
+        "{x}.tanh().prod({axis}, keepdim=True)",
+        "{x}.tanh().cumprod({axis})",
+        "torch.linalg.vector_norm({x}, 3, {axes}, keepdim=True)",
         "F.normalize({x}, dim={axis})",
         "F.cosine_similarity({x}, {y}, {axis}).unsqueeze({axis})",
     ),
@@ -416,6 +439,8 @@ _texts(
         "{x}.gather({axis}, {x}.argmax({axis}, keepdim=True))",
         "{x}.gather(-1, (-{x}).argmax(-1, keepdim=True).expand_as({x}))",
         "{x}.scatter({axis}, {x}.argmax({axis}, keepdim=True), {int:0,2})",
+        "{x}.scatter_add({axis}, {x}.argmax({axis}, keepdim=True), {x}.sum({axis}, keepdim=True))",
+        "{x}.index_add(1, torch.tensor([{int:0,1}, 0]), torch.cat([{x}[:, :1], -{x}[:, -1:]], 1))",
         "{x}.flip({axis})",
         "{x}.flip({axes})",
         "{x}.roll({n}, {axis})",
@@ -458,6 +483,7 @@ _texts(
         "{x}[:, {pick:0 or -1}]",
         "{x}.select({axis}, {pick:0 or -1})",
         "{x}.transpose(1, 2)",
+        "{x}.diagonal({int:-1,1}, 1, -1)",
         "{x}.transpose({axis}, {axis})",
         "{x}.flatten(1, 2)",
         "{x}.tril({int:-1,1})",
@@ -521,6 +547,15 @@ _texts(
     kinds=(REAL,),
 )
 _texts("shape", ("F.interpolate({x}, ({int:2,5}, 3, {int:2,5}), mode='trilinear')",), ranks=(5,), kinds=(REAL,))
+_texts(
+    "shape",
+    (
+        "F.grid_sample({x}, torch.cat([{x}, {x}.sin()], 1)[:, :2].permute(0, 2, 3, 1), align_corners=False)",
+        "F.grid_sample({x}, {x}[:, [0, -1]].permute(0, 2, 3, 1), padding_mode='reflection', align_corners=True)",
+    ),
+    ranks=(4,),
+    kinds=(REAL,),
+)
 
 # -- convolutions ---------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,15 @@ def fraction(*shape: int) -> Values:
     )
 
 
+def beyond_one(*shape: int) -> Values:
+    """Return a tensor of values in (1.1, 3.1); in whole numbers, 2 or 3."""
+    return Values(
+        shape,
+        lambda count, generator: _apart(count, generator) / 2 + 2.1,
+        lambda count, generator: torch.randint(2, 4, (count,), generator=generator).double(),
+    )
+
+
 def nonzero(*shape: int) -> Values:
     """Return a tensor of values away from 0 on both sides; in whole numbers, powers of two, which divide exactly."""
 

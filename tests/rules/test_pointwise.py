@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exporter.rules import NO_GRADIENT, VJPS
-from tests.rules.checker import Case, case, check_vjp, checks, fraction, mask, nonzero, positive, real
+from tests.rules.checker import Case, beyond_one, case, check_vjp, checks, fraction, mask, nonzero, positive, real
 
 aten = torch.ops.aten
 
@@ -62,6 +62,14 @@ CASES = [
     case(aten.atan.default, real(2, 3), exact=False),
     case(aten.sinh.default, real(2, 3), exact=False),
     case(aten.cosh.default, real(2, 3), exact=False),
+    case(aten.asinh.default, real(2, 3), exact=False),
+    case(aten.acosh.default, beyond_one(2, 3), exact=False),
+    case(aten.atanh.default, fraction(2, 3), exact=False),
+    case(aten.atan2.default, real(2, 3), nonzero(2, 3), exact=False),
+    case(aten.atan2.default, nonzero(2, 1, 3), real(4, 1), exact=False),
+    case(aten.fmod.Scalar, real(4, 6), 1.3, exact=False),
+    case(aten.fmod.Scalar, real(4, 6), -3),
+    case(aten.fmod.Tensor, real(8, 6), nonzero(6)),
     case(aten.remainder.Scalar, real(4, 6), 1.3, exact=False),
     case(aten.remainder.Scalar, real(4, 6), -3),
     case(aten.remainder.Tensor, real(8, 6), nonzero(6)),

@@ -80,6 +80,8 @@ CASES = [
     case(aten.gather.default, real(3, 4), -1, index(4, 2, 6)),
     case(aten.scatter.src, real(3, 6), 1, distinct(6, 3, 4), real(3, 4)),
     case(aten.scatter.value, real(3, 6), 1, distinct(6, 3, 4), 2.0),
+    case(aten.scatter_add.default, real(3, 6), 1, index(6, 3, 4), real(3, 4)),
+    case(aten.scatter_add.default, real(2, 5, 3), -2, index(5, 2, 7, 3), real(2, 7, 3)),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -53,7 +54,9 @@ for _name, _kind in (
 ):
     _overloads = getattr(aten, _name)
     translates(_overloads.Tensor, _overloads.Scalar)(_comparison(_kind))
-_FUNCTIONS = "abs acos asin atan ceil cos cosh erf exp floor log neg reciprocal round sign sin sinh sqrt tan"
+_FUNCTIONS = (
+    "abs acos acosh asin asinh atan atanh ceil cos cosh erf exp floor log neg reciprocal round sign sin sinh sqrt tan"
+)
 for _name in _FUNCTIONS.split():
     translates(getattr(aten, _name).default)(_unary(_name.capitalize()))
 translates(aten.isnan.default)(lambda e, x: e.op("IsNaN", x))
@@ -156,6 +159,25 @@ def _remainder(e: Emitter, a: Value, b: Value | float) -> str:
     found = e.op("Mod", dividend, divisor, fmod=1)
     other_side = e.op("Less", e.op("Mul", e.op("Sign", found), divisor), e.constant(0, dtype))
     return e.op("Where", other_side, e.op("Add", found, divisor), found)
+
+
+@translates(aten.fmod.Scalar, aten.fmod.Tensor)
+def _fmod(e: Emitter, a: Value, b: Value | float) -> str:
+    """Has the sign of ``a``."""
+    dtype = e.fake.dtype
+    return e.op("Mod", e.as_value(a, dtype), e.as_value(b, dtype), fmod=1)
+
+
+@translates(aten.atan2.default)
+def _atan2(e: Emitter, a: Value, b: Value) -> str:
+    """The angle of the point (b, a): that of its slope and, left of the axis, half a turn more or less."""
+    dtype = e.fake.dtype
+    zero = e.constant(0, dtype)
+    slope = e.op("Atan", e.op("Div", e.as_value(a, dtype), e.as_value(b, dtype)))
+    half_turn = e.op("Where", e.op("Less", a, zero), e.constant(-math.pi, dtype), e.constant(math.pi, dtype))
+    turned = e.op("Where", e.op("Less", b, zero), e.op("Add", slope, half_turn), slope)
+    still = e.op("And", e.op("Equal", a, zero), e.op("Equal", b, zero))
+    return e.op("Where", still, zero, turned)
 
 
 @translates(aten.log1p.default)
