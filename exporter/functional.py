@@ -8,6 +8,7 @@ takes apart what is made of other operators, a GRU of products and sums, if noth
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -46,18 +47,30 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
         Exception: Of many kinds, where PyTorch cannot.
     """
     detach_without_grad(exported)
+    _leave_constants(exported.graph)
     taken_apart = False
     while apart := _made_of_others(exported):  # what one is made of may be made of others itself
         exported, taken_apart = exported.run_decompositions(apart), True
     if taken_apart:
         return exported
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
+    if all(map(_is_ours, calls)):
+        return exported
     families = _families(calls)
     if not all(map(_is_known, calls)) or not all(map(_may_change, families)):
         return exported.run_decompositions({})
     for family in families:
         _replace(family)
     return exported
+
+
+def _leave_constants(graph: fx.Graph) -> None:
+    """Drop the ``detach_`` that ``torch.tensor`` in a forward comes with: no constant has a gradient."""
+    for node in graph.find_nodes(op="call_function", target=aten.detach_.default):
+        constant = node.args[0]
+        if constant.target is aten.lift_fresh_copy.default:
+            node.replace_all_uses_with(constant)
+            graph.erase_node(node)
 
 
 def _made_of_others(exported: ExportedProgram) -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
@@ -116,16 +129,35 @@ _WHOLE = {
 """Operators that stay as they are, though they are made of others."""
 
 
+def _is_ours(node: fx.Node) -> bool:
+    """Tell whether a node writes nothing, and is a size, or an operator that a table of ours has or PyTorch leaves."""
+    op: Any = node.target
+    if op is operator.getitem or isinstance(node.meta.get("val"), torch.SymInt):
+        return True
+    if op in _UPDATES and _UPDATES[op](*node.args):
+        return False
+    if not isinstance(op, torch._ops.OpOverload) or op._schema.is_mutable:
+        return False
+    return op in _known() or _is_fresh(op)
+
+
+_UPDATES: dict[Any, Callable[..., bool]] = {
+    aten.batch_norm.default: lambda x, weight, bias, mean, var, training, *_: training or mean is None,
+    aten.instance_norm.default: lambda x, weight, bias, mean, var, use_input, *_: use_input and mean is not None,
+}
+"""Operator -> whether it writes into stored statistics, or computes its own over a batch, which no schema tells."""
+
+
 def _is_known(node: fx.Node) -> bool:
     """Tell whether a node is a size, or an operator of one tensor that ``run_decompositions`` would leave as it is."""
-    op = node.target
+    op: Any = node.target
     if isinstance(node.meta.get("val"), torch.SymInt):
         return True
     if not isinstance(op, torch._ops.OpOverload) or not isinstance(node.meta.get("val"), Tensor):
         return False
-    if op is aten.batch_norm.default:
-        return not node.args[5] and None not in node.args[3:5]  # by stored statistics, which it does not change
-    return _is_fresh(node) or op in VIEWS or _functional(op) is not None
+    if op in _UPDATES and _UPDATES[op](*node.args):
+        return False
+    return _is_fresh(op) or op in VIEWS or _functional(op) is not None
 
 
 def _families(calls: Sequence[fx.Node]) -> list[list[fx.Node]]:
@@ -152,7 +184,7 @@ def _may_change(family: list[fx.Node]) -> bool:
     It must be fresh, of the dtype of whatever is written, and not viewed before it is written into for the last time.
     """
     first, *writers = family
-    if first.op != "call_function" or not _is_fresh(first):
+    if not isinstance(first.target, torch._ops.OpOverload) or not _is_fresh(first.target):
         return False
     value = first.meta["val"]
     given = [one.meta["val"].dtype for node in writers for one in node.all_input_nodes]
@@ -175,10 +207,8 @@ def _replace(family: list[fx.Node]) -> None:
         node.meta["val"] = node.meta["val"].detach()  # a value of its own: until here it was the tensor's
 
 
-def _is_fresh(node: fx.Node) -> bool:
+def _is_fresh(op: torch._ops.OpOverload) -> bool:
     """Tell whether an operator's result is never one of its inputs, or a view of it."""
-    op = node.target
-    assert isinstance(op, torch._ops.OpOverload)
     return not _has_aliases(op) and (op in FRESH_COMPOSITES or not _is_composite(op))
 
 

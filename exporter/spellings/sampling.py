@@ -18,7 +18,7 @@ _BILINEAR, _NEAREST, _BICUBIC = range(3)
 _ZEROS, _BORDER, _REFLECTION = range(3)
 
 
-@spelling(aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
+@spelling(aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
 def _grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor:
     """``y[n, :, i] = x[n, :, grid[n, i]]``, between samples; -1 and 1 are the image's ends.
 

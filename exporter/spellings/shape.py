@@ -20,6 +20,47 @@ def _view(x: Tensor, *args: Any) -> Tensor:
     return x.reshape(*args) if args and isinstance(args[0], (list, tuple)) else x.flatten(*args)
 
 
+@spelling(aten.reshape_as.default, aten.view_as.default)
+def _view_as(x: Tensor, other: Tensor) -> Tensor:
+    return x.reshape(other.shape)
+
+
+@spelling(aten.expand_as.default)
+def _expand_as(x: Tensor, other: Tensor) -> Tensor:
+    return x.expand(other.shape)
+
+
+@spelling(aten.unflatten.int)
+def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    dim %= x.ndim
+    return x.reshape([*x.shape[:dim], *sizes, *x.shape[dim + 1 :]])
+
+
+@spelling(aten.narrow.default)
+def _narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    start = start if known(start) is None or start >= 0 else start + x.shape[dim]
+    return aten.slice(x, dim, start, start + length)
+
+
+@spelling(aten.movedim.int, aten.movedim.intlist)
+def _movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """The axes that are named go where they should, the others keep their order."""
+    moved = [axis % x.ndim for axis in ([source] if isinstance(source, int) else source)]
+    places = [axis % x.ndim for axis in ([destination] if isinstance(destination, int) else destination)]
+    rest = iter(axis for axis in range(x.ndim) if axis not in moved)
+    return x.permute([moved[places.index(place)] if place in places else next(rest) for place in range(x.ndim)])
+
+
+@spelling(aten.swapaxes.default, aten.swapdims.default)
+def _swapaxes(x: Tensor, a: int, b: int) -> Tensor:
+    return x.transpose(a, b)
+
+
+@spelling(aten.mT.default)
+def _transposed(x: Tensor) -> Tensor:
+    return x.transpose(-2, -1)
+
+
 @spelling(aten.pad.default)
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """A constant has an operator of its own, a circular border is a concatenation; the others stay as they are."""
