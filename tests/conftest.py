@@ -6,6 +6,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, so that nobody waits for it in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 def any_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let capture pass networks that exercise an operator across the batch or at random, which a model must not do."""

@@ -144,9 +144,9 @@ def test_a_dtype_that_depends_on_the_default(fake, monkeypatch) -> None:
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor, tuple[str, ...]]]] = {
     "mobilenet_v2": lambda: (entry("mobilenet_v2").factory(), torch.zeros(1, 3, 64, 64), ("batch",)),
-    "resnet18 of any size": lambda: (
-        entry("resnet18").factory(),
-        torch.zeros(1, 3, 64, 64),
+    "cifar_resnet20 of any size": lambda: (
+        entry("cifar_resnet20").factory(),
+        torch.zeros(1, 3, 32, 32),
         ("batch", "height", "width"),
     ),
     "Unet": lambda: (Unet(), torch.zeros(1, 3, 8, 8), ("batch",)),

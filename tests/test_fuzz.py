@@ -89,6 +89,7 @@ def test_random_networks_agree(part: int) -> None:
     agreed(explore(part, NETWORKS))
 
 
+@pytest.mark.long
 def test_every_template_agrees_and_every_rule_is_tried() -> None:
     """Each operator with a rule, and each that may be a rectifier, is in some network of the tour."""
     found = tour()
