@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from exporter.rectifiers import RANGES
 from exporter.rules import NO_GRADIENT, VJPS
 from exporter.spellings import SPELLINGS
-from exporter.ungraded import VIEWS, detach_without_grad
+from exporter.ungraded import detach_without_grad
 
 aten = torch.ops.aten
 
@@ -54,10 +54,8 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     if taken_apart:
         return exported
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
-    if all(map(_is_ours, calls)):
-        return exported
     families = _families(calls)
-    if not all(map(_is_known, calls)) or not all(map(_may_change, families)):
+    if not all(map(_is_ours, calls)) or not all(map(_may_change, families)):
         return exported.run_decompositions({})
     for family in families:
         _replace(family)
@@ -130,15 +128,18 @@ _WHOLE = {
 
 
 def _is_ours(node: fx.Node) -> bool:
-    """Tell whether a node writes nothing, and is a size, or an operator that a table of ours has or PyTorch leaves."""
+    """Tell whether a node is a size, or an operator that a table of ours has or ``run_decompositions`` would leave.
+
+    One that writes must have a form that does not.
+    """
     op: Any = node.target
     if op is operator.getitem or isinstance(node.meta.get("val"), torch.SymInt):
         return True
     if op in _UPDATES and _UPDATES[op](*node.args):
         return False
-    if not isinstance(op, torch._ops.OpOverload) or op._schema.is_mutable:
+    if not isinstance(op, torch._ops.OpOverload):
         return False
-    return op in _known() or _is_fresh(op)
+    return _functional(op) is not None if op._schema.is_mutable else op in _known() or _is_fresh(op)
 
 
 _UPDATES: dict[Any, Callable[..., bool]] = {
@@ -146,18 +147,6 @@ _UPDATES: dict[Any, Callable[..., bool]] = {
     aten.instance_norm.default: lambda x, weight, bias, mean, var, use_input, *_: use_input and mean is not None,
 }
 """Operator -> whether it writes into stored statistics, or computes its own over a batch, which no schema tells."""
-
-
-def _is_known(node: fx.Node) -> bool:
-    """Tell whether a node is a size, or an operator of one tensor that ``run_decompositions`` would leave as it is."""
-    op: Any = node.target
-    if isinstance(node.meta.get("val"), torch.SymInt):
-        return True
-    if not isinstance(op, torch._ops.OpOverload) or not isinstance(node.meta.get("val"), Tensor):
-        return False
-    if op in _UPDATES and _UPDATES[op](*node.args):
-        return False
-    return _is_fresh(op) or op in VIEWS or _functional(op) is not None
 
 
 def _families(calls: Sequence[fx.Node]) -> list[list[fx.Node]]:
@@ -188,12 +177,18 @@ def _may_change(family: list[fx.Node]) -> bool:
         return False
     value = first.meta["val"]
     given = [one.meta["val"].dtype for node in writers for one in node.all_input_nodes]
-    views = [user for name in family for user in name.users if user.target in VIEWS]
+    views = [user for name in family for user in name.users if _may_be_view(user)]
     return (
         value.is_floating_point()
         and all(dtype == value.dtype for dtype in given)
         and all(writers[-1] < view for view in views)
     )
+
+
+def _may_be_view(node: fx.Node) -> bool:
+    """Tell whether an operator that reads a tensor may return it, or a view of it."""
+    op = node.target
+    return isinstance(op, torch._ops.OpOverload) and not op._schema.is_mutable and not _is_fresh(op)
 
 
 def _replace(family: list[fx.Node]) -> None:
