@@ -56,6 +56,8 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.feature_alpha_dropout.default, (X, 0.5, False)),
     (aten._to_copy.default, (X,), {"dtype": torch.float64}),
     (aten._to_copy.default, (X,), {"dtype": torch.float32}),
+    (aten.to.dtype, (X, torch.float64)),
+    (aten.to.dtype, (X, torch.float32)),
     (aten.type_as.default, (X, X.float())),
     (aten.type_as.default, (X, STATISTICS[0])),
     # -- normalisation

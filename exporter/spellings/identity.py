@@ -31,6 +31,11 @@ def _to_copy(x: Tensor, *, dtype: torch.dtype | None = None, **kwargs: Any) -> T
     return x if dtype in (None, x.dtype) else aten._to_copy(x, dtype=dtype)
 
 
+@spelling(aten.to.dtype)
+def _to_dtype(x: Tensor, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Tensor:
+    return _to_copy(x, dtype=dtype)
+
+
 @spelling(aten.type_as.default)
 def _type_as(x: Tensor, other: Tensor) -> Tensor:
     return x if x.dtype == other.dtype else aten.type_as(x, other.detach())
