@@ -14,6 +14,13 @@ from exporter.spellings import SPELLINGS
 
 def canonicalize(program: Program) -> Program:
     """Return the same function in canonical operators."""
+    for node in _of_inputs(program):
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and node.target not in SPELLINGS and free_unbacked_symbols(value):
+            raise UnsupportedOp(
+                f"how many values {node.target} returns depends on the data, so no fixed graph describes it; weigh "
+                f"them by a mask in place of choosing some ({place_of(node)})"
+            )
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         env = interpret(program, values, _respell)
@@ -22,14 +29,18 @@ def canonicalize(program: Program) -> Program:
     return retrace(program, function)
 
 
+def _of_inputs(program: Program) -> list[fx.Node]:
+    """Return the operators whose values depend on an input, and not on weights alone."""
+    found: dict[fx.Node, None] = {}
+    for node in program.graph.nodes:
+        if node.target in program.inputs or any(source in found for source in node.all_input_nodes):
+            found[node] = None
+    return [node for node in found if node.op == "call_function"]
+
+
 def _respell(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     op: Any = node.target
     if op not in SPELLINGS:
-        if isinstance(value := node.meta.get("val"), Tensor) and free_unbacked_symbols(value):
-            raise UnsupportedOp(
-                f"how many values {op} returns depends on the data, so no fixed graph describes it; weigh them by a "
-                f"mask in place of choosing some ({place_of(node)})"
-            )
         return run_operator(node, args, kwargs)
     try:
         return SPELLINGS[op](*args, **kwargs)

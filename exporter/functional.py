@@ -48,10 +48,11 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     """
     detach_without_grad(exported)
     _leave_constants(exported.graph)
-    taken_apart = False
-    while apart := _made_of_others(exported):  # what one is made of may be made of others itself
-        exported, taken_apart = exported.run_decompositions(apart), True
-    if taken_apart:
+    done: set[Any] = set()
+    while apart := {op: how for op, how in _made_of_others(exported).items() if op not in done}:
+        exported = exported.run_decompositions(apart)  # what one is made of may be made of others itself
+        done |= apart.keys()
+    if done:
         return exported
     calls = [node for node in exported.graph.nodes if node.op not in ("placeholder", "output")]
     families = _families(calls)

@@ -253,14 +253,16 @@ def atanh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 @vjp(aten.atan2.default)
 def atan2(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Of the angle, ``dy/da = b / (a^2 + b^2)``; returns a's shape."""
-    return unbroadcast(ct * (b / (a * a + b * b)), a)
+    """Of the angle, ``dy/da = b / (a^2 + b^2)``, 0 where both are; returns a's shape."""
+    square = a * a + b * b
+    return unbroadcast(ct * b * torch.reciprocal(square).masked_fill(square == 0, 0), a)
 
 
 @vjp(aten.atan2.default, wrt=1)
 def atan2_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Of the angle, ``dy/db = -a / (a^2 + b^2)``; returns b's shape."""
-    return unbroadcast(ct * (-a / (a * a + b * b)), b)
+    """Of the angle, ``dy/db = -a / (a^2 + b^2)``, 0 where both are; returns b's shape."""
+    square = a * a + b * b
+    return unbroadcast(ct * -a * torch.reciprocal(square).masked_fill(square == 0, 0), b)
 
 
 @vjp(aten.erf.default)

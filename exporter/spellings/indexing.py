@@ -112,7 +112,7 @@ def _index_fill(x: Tensor, dim: int, index: Tensor, value: Number) -> Tensor:
 def _index_fill_tensor(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
     shape = [*x.shape]
     shape[dim] = index.shape[0]
-    return _written(x, dim, index, value.expand(shape), False)
+    return _written(x, dim, torch.where(index < 0, index + x.shape[dim], index), value.expand(shape), False)
 
 
 @spelling(aten.scatter_reduce.two)
@@ -122,14 +122,14 @@ def _scatter_reduce(
     """Sums, and means where what was there does not count."""
     if reduce == "sum":
         return (x if include_self else x.scatter(dim, index, 0)).scatter_add(dim, index, source)
-    if reduce == "mean":
+    if reduce == "mean" and x.is_floating_point():
         ones = torch.ones_like(source)
         kept = x if include_self else x.scatter(dim, index, 0)
         count = (torch.ones_like(x) if include_self else torch.ones_like(x).scatter(dim, index, 0)).scatter_add(
             dim, index, ones
         )
         return kept.scatter_add(dim, index, source) / count
-    raise UnsupportedOp(f"scatter_reduce by {reduce!r} has no spelling: sum and mean have")
+    raise UnsupportedOp(f"scatter_reduce by {reduce!r} has no spelling: sum has, and mean of no whole numbers")
 
 
 @spelling(aten.take.default)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,12 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor:
     """Padding in numbers: ``same`` puts ``d (k - 1)`` around each axis, the odd one at the end."""
-    axes = x.ndim - 2
+    axes = weight.ndim - 2
     spread = list(dilation) * axes if len(dilation) == 1 else list(dilation)
     total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(spread, weight.shape[2:], strict=True)]
     if any(width % 2 for width in total):
         x = torch.constant_pad_nd(x, [width for n in reversed(total) for width in (0, n % 2)])
-    function = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[axes]
+    function: Callable[..., Tensor] = torch.conv3d if axes == 3 else _of_own_kernels
     return function(x, weight, bias, stride, [n // 2 for n in total], dilation, groups)
 
 
@@ -53,7 +53,9 @@ def _of_own_kernels(
 
     So they are written as one convolution: images ``[1, N C, *L]``, weight ``[N C', C, *k]``, ``N`` groups.
     """
-    axes = x.ndim - 2
+    axes = weight.ndim - 2
+    if x.ndim == axes + 1:  # an image without a batch
+        return _of_own_kernels(x.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
     function = {1: torch.conv1d, 2: torch.conv2d}[axes]
     if known(groups) is not None:
         return function(x, weight, bias, stride, padding, dilation, groups)

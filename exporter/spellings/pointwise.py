@@ -167,6 +167,9 @@ def _fmin(a: Tensor, b: Tensor) -> Tensor:
 @spelling(aten.copysign.Tensor, aten.copysign.Scalar)
 def _copysign(a: Tensor, b: Tensor | Number) -> Tensor:
     """``|a|`` with the sign of ``b``, which a zero has too."""
+    dtype = torch.result_type(a, b)
+    dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+    a = a if a.dtype == dtype else a.to(dtype)
     if not isinstance(b, Tensor):
         return a.abs() * math.copysign(1.0, b)
     side = torch.where(b == 0, 1 / b, b).detach()

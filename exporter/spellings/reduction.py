@@ -142,7 +142,9 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, T
 
 @spelling(aten.kthvalue.default)
 def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """The last of the ``k`` smallest."""
+    """The last of the ``k`` smallest; which of several equal values it is, PyTorch leaves open."""
+    if x.ndim == 0:
+        return x, x.new_zeros((), dtype=torch.int64)
     index = aten.slice(aten.topk(x.detach(), k, dim, False, True)[1], dim, k - 1, k)
     return _chosen(x, index, dim, keepdim)
 
@@ -150,7 +152,7 @@ def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[
 @spelling(aten.median.dim)
 def _median_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Of an even number of values the lower of the two in the middle."""
-    return _kthvalue(x, (x.shape[dim] + 1) // 2, dim, keepdim)
+    return _kthvalue(x, (x.shape[dim] + 1) // 2 if x.ndim else 1, dim, keepdim)
 
 
 @spelling(aten.median.default)
@@ -198,8 +200,8 @@ def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
 
 def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
     """``max(a, b) + log(1 + e^-|a - b|)``."""
-    high = torch.maximum(a, b)
-    return high + torch.log1p(torch.exp(torch.minimum(a, b) - high))
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    return high + torch.log1p(torch.exp(torch.where(low == high, low.new_zeros(()), low - high)))
 
 
 def _scanned(x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor], name: str) -> Tensor:
@@ -240,6 +242,7 @@ def vector_norm(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The Euclidean norm has an operator of its own; others are sums, or maxima, of powers of absolute values."""
+    x = x if dtype in (None, x.dtype) else x.to(dtype)
     axes = [d % x.ndim for d in dim] if dim else list(range(x.ndim))
     if ord == 2:
         return torch.linalg.vector_norm(x, 2, axes, keepdim)
@@ -265,7 +268,7 @@ def _linalg_norm(
 ) -> Tensor:
     if ord is not None and len(dim or range(x.ndim)) != 1:
         raise UnsupportedOp("linalg_norm of matrices has no vjp rule")
-    return vector_norm(x, 2 if ord is None else ord, dim, keepdim)
+    return vector_norm(x, 2 if ord is None else ord, dim, keepdim, dtype=dtype)
 
 
 @spelling(aten.norm.ScalarOpt_dim)

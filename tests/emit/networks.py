@@ -114,6 +114,17 @@ class Transformer(nn.Module):
         return F.grid_sample(x, grid, self.mode, self.padding, align_corners=False)
 
 
+def _turned(x: Tensor) -> Tensor:
+    """Angles of points on the axes, where a zero has a side, and of the origin."""
+    zero = x.detach() * 0
+    return (
+        torch.atan2(x.relu(), x.sign().relu() * x)
+        + torch.atan2(x, -zero)
+        + torch.atan2(zero, x)
+        + torch.atan2(-zero, x)
+    )
+
+
 class OwnKernels(nn.Module):
     """Convolutions whose kernels are mixed for each image (Yang et al. 2019, arXiv:1904.04971)."""
 
@@ -265,7 +276,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     ),
     "inverse hyperbolic functions": lambda: lambda x: x.asinh() + (x.abs() + 1.5).acosh() + (x.tanh() * 0.9).atanh(),
     "angles": lambda: Times(
-        lambda x, w: torch.atan2(x, w) + torch.atan2(w[:, :1], x) + torch.atan2(x.sign(), x.relu()) + torch.hypot(x, w),
+        lambda x, w: torch.atan2(x, w) + torch.atan2(w[:, :1], x) + _turned(x) + torch.hypot(x, w),
         6,
         5,
     ),

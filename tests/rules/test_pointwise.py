@@ -66,6 +66,7 @@ CASES = [
     case(aten.acosh.default, beyond_one(2, 3), exact=False),
     case(aten.atanh.default, fraction(2, 3), exact=False),
     case(aten.atan2.default, real(2, 3), nonzero(2, 3), exact=False),
+    case(aten.atan2.default, real(4, 6), real(4, 6)),
     case(aten.atan2.default, nonzero(2, 1, 3), real(4, 1), exact=False),
     case(aten.fmod.Scalar, real(4, 6), 1.3, exact=False),
     case(aten.fmod.Scalar, real(4, 6), -3),

@@ -170,14 +170,21 @@ def _fmod(e: Emitter, a: Value, b: Value | float) -> str:
 
 @translates(aten.atan2.default)
 def _atan2(e: Emitter, a: Value, b: Value) -> str:
-    """The angle of the point (b, a): that of its slope and, left of the axis, half a turn more or less."""
+    """The angle of the point (b, a): that of its slope and, left of the axis, half a turn more or less.
+
+    A zero has a side too, which its reciprocal shows.
+    """
     dtype = e.fake.dtype
     zero = e.constant(0, dtype)
-    slope = e.op("Atan", e.op("Div", e.as_value(a, dtype), e.as_value(b, dtype)))
-    half_turn = e.op("Where", e.op("Less", a, zero), e.constant(-math.pi, dtype), e.constant(math.pi, dtype))
-    turned = e.op("Where", e.op("Less", b, zero), e.op("Add", slope, half_turn), slope)
-    still = e.op("And", e.op("Equal", a, zero), e.op("Equal", b, zero))
-    return e.op("Where", still, zero, turned)
+    rise, run = e.as_value(a, dtype), e.as_value(b, dtype)
+    nowhere = [e.op("Equal", value, zero) for value in (rise, run)]
+    below, left = (
+        e.op("Less", e.op("Where", none, e.op("Reciprocal", value), value), zero)
+        for value, none in zip((rise, run), nowhere, strict=True)
+    )
+    slope = e.op("Where", e.op("And", *nowhere), rise, e.op("Atan", e.op("Div", rise, run)))
+    half_turn = e.op("Where", below, e.constant(-math.pi, dtype), e.constant(math.pi, dtype))
+    return e.op("Where", left, e.op("Add", slope, half_turn), slope)
 
 
 @translates(aten.log1p.default)
