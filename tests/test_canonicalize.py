@@ -681,7 +681,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "a maximum by index": (
         lambda x: x.scatter_reduce(1, (x > 0).long(), x, "amax"),
-        "scatter_reduce by 'amax' has no spelling: sum has, and mean of no whole numbers",
+        "scatter_reduce by 'amax' has no spelling: sum and, of floating point, mean have",
     ),
     "a mirrored crop": (
         lambda x: F.pad(x, (-1, 2, 0, 0), "replicate"),

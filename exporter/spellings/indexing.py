@@ -80,7 +80,7 @@ def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accu
     source = source if whole.ndim == 1 else source.reshape([*before, whole.numel(), *after])
     written = _written(joined, first, whole.flatten(), source, accumulate)
     written = written.reshape(apart.shape) if count > 1 else written
-    return written if order == list(range(x.ndim)) else written.permute([order.index(axis) for axis in range(x.ndim)])
+    return written if order == list(range(x.ndim)) else written.permute(_inverse(order))
 
 
 def _written(x: Tensor, dim: int, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
@@ -123,13 +123,10 @@ def _scatter_reduce(
     if reduce == "sum":
         return (x if include_self else x.scatter(dim, index, 0)).scatter_add(dim, index, source)
     if reduce == "mean" and x.is_floating_point():
-        ones = torch.ones_like(source)
-        kept = x if include_self else x.scatter(dim, index, 0)
-        count = (torch.ones_like(x) if include_self else torch.ones_like(x).scatter(dim, index, 0)).scatter_add(
-            dim, index, ones
-        )
-        return kept.scatter_add(dim, index, source) / count
-    raise UnsupportedOp(f"scatter_reduce by {reduce!r} has no spelling: sum has, and mean of no whole numbers")
+        kept, count = (start if include_self else start.scatter(dim, index, 0) for start in (x, torch.ones_like(x)))
+        total, count = kept.scatter_add(dim, index, source), count.scatter_add(dim, index, torch.ones_like(source))
+        return total / count
+    raise UnsupportedOp(f"scatter_reduce by {reduce!r} has no spelling: sum and, of floating point, mean have")
 
 
 @spelling(aten.take.default)
@@ -148,15 +145,12 @@ def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor
 def _diagonal_scatter(x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     last, places = _diagonal_places(x, offset, dim1, dim2)
     written = _written(last.flatten(-2), -1, places, source, False).reshape(last.shape)
-    axes = (dim1 % x.ndim, dim2 % x.ndim)
-    order = [axis for axis in range(x.ndim) if axis not in axes] + list(axes)
-    return written.permute([order.index(axis) for axis in range(x.ndim)])
+    return written.permute(_inverse(_last(x, dim1, dim2)))
 
 
 def _diagonal_places(x: Tensor, offset: int, dim1: int, dim2: int) -> tuple[Tensor, Tensor]:
     """Return x with two axes last, and where a diagonal lies in them, in row-major order."""
-    axes = (dim1 % x.ndim, dim2 % x.ndim)
-    last = x.permute([axis for axis in range(x.ndim) if axis not in axes] + list(axes))
+    last = x.permute(_last(x, dim1, dim2))
     height, width = (known(length) for length in last.shape[-2:])
     if height is None or width is None:
         raise UnsupportedOp("diagonal needs a fixed size")
@@ -164,6 +158,17 @@ def _diagonal_places(x: Tensor, offset: int, dim1: int, dim2: int) -> tuple[Tens
     count = max(min(height - row, width - column), 0)
     start = row * width + column
     return last, torch.arange(count, device=x.device) * (width + 1) + start
+
+
+def _last(x: Tensor, dim1: int, dim2: int) -> list[int]:
+    """Return the order of axes in which two of them are the last."""
+    axes = [dim1 % x.ndim, dim2 % x.ndim]
+    return [axis for axis in range(x.ndim) if axis not in axes] + axes
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    """Return the permutation that takes back another."""
+    return [order.index(axis) for axis in range(len(order))]
 
 
 @spelling(aten.copy.default)

@@ -305,7 +305,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     ),
     "where of whole numbers": lambda: lambda x: x * torch.where(x > 0, 1, 2) * torch.where(x > 0, x, (x > 1) * 2),
     "conversions": lambda: lambda x: x.double().sin().float() + x.to(torch.float64).type_as(x),
-    "to dtype": lambda: lambda x: aten._to_copy(aten.to.dtype(x, torch.float64).cos(), dtype=torch.float32),
+    "to dtype": lambda: lambda x: aten.to.dtype(x, torch.float64).cos().type_as(x),
     "logic": lambda: lambda x: x * (~(x > 0) | (x > 1)) + x * aten.bitwise_or(x > 0, x < -1),
     "logic of numbers": lambda: lambda x: x * torch.logical_xor(x > 0, x.relu()) + x * torch.logical_and(x, x > 1),
     "exclusive or": lambda: lambda x: x * torch.logical_xor(x > 0, x < 1) + x * ((x > 0) ^ (x > 1)),
