@@ -8,15 +8,17 @@ from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from exporter.errors import UnsupportedOp
-from exporter.program import Program, interpret, place_of, retrace, run_operator
+from exporter.program import Program, interpret, of_weights, place_of, retrace, run_operator
 from exporter.spellings import SPELLINGS
 
 
 def canonicalize(program: Program) -> Program:
     """Return the same function in canonical operators."""
-    for node in _of_inputs(program):
+    for node in program.graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, Tensor) and node.target not in SPELLINGS and free_unbacked_symbols(value):
+        if node.target in SPELLINGS or not isinstance(value, Tensor):
+            continue
+        if free_unbacked_symbols(value) and not of_weights(node):
             raise UnsupportedOp(
                 f"how many values {node.target} returns depends on the data, so no fixed graph describes it; weigh "
                 f"them by a mask in place of choosing some ({place_of(node)})"
@@ -27,15 +29,6 @@ def canonicalize(program: Program) -> Program:
         return tuple(env[node] for node in program.outputs)
 
     return retrace(program, function)
-
-
-def _of_inputs(program: Program) -> list[fx.Node]:
-    """Return the operators whose values depend on an input, and not on weights alone."""
-    found: dict[fx.Node, None] = {}
-    for node in program.graph.nodes:
-        if node.target in program.inputs or any(source in found for source in node.all_input_nodes):
-            found[node] = None
-    return [node for node in found if node.op == "call_function"]
 
 
 def _respell(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -415,6 +415,7 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.prod.dim_int, (TIED - 2, 1)),  # two factors are 0
     (aten.prod.dim_int, (X.float(), 3), {"dtype": torch.float64}),
     (aten.prod.dim_int, (torch.tensor([[1, 2, 3]], dtype=torch.int32), 1)),
+    (aten.prod.dim_int, (torch.tensor([[1, 2, 3]]), 1), {"dtype": torch.int32}),
     (aten.cumprod.default, (X, 2)),
     (aten.cumprod.default, (TIED - 2, -1)),
     (aten.cumprod.default, (X.float(), 1), {"dtype": torch.float64}),
@@ -629,6 +630,7 @@ NETWORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "windows": lambda x: (
         F.fold(F.unfold(x, 3, padding=1), (6, 5), 3, padding=1) + x.unfold(2, 3, 1).sum((2, -1))[:, :, None]
     ),
+    "a size that weights decide": lambda x: x * torch.tensor([0.0, 1.0, 2.0]).nonzero().sum(),
     "by a vector": lambda x: x @ torch.arange(5, dtype=x.dtype),
 }
 
@@ -678,6 +680,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a product over the batch": (
         lambda x: x.prod(0, keepdim=True) * x,
         "prod needs a fixed size: how many values it multiplies or adds is written out",
+    ),
+    "as many as are positive": (
+        lambda x: x * torch.masked_select(x, x > 0).sum(),
+        "how many values aten.masked_select.default returns depends on the data, so no fixed graph describes it; "
+        "weigh them by a mask in place of choosing some",
     ),
     "a maximum by index": (
         lambda x: x.scatter_reduce(1, (x > 0).long(), x, "amax"),

@@ -254,15 +254,18 @@ def atanh(ct: Tensor, y: Tensor, x: Tensor) -> Tensor:
 @vjp(aten.atan2.default)
 def atan2(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Of the angle, ``dy/da = b / (a^2 + b^2)``, 0 where both are; returns a's shape."""
-    square = a * a + b * b
-    return unbroadcast(ct * b * torch.reciprocal(square).masked_fill(square == 0, 0), a)
+    return unbroadcast(ct * b * _per_square(a, b), a)
 
 
 @vjp(aten.atan2.default, wrt=1)
 def atan2_right(ct: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Of the angle, ``dy/db = -a / (a^2 + b^2)``, 0 where both are; returns b's shape."""
+    return unbroadcast(ct * -a * _per_square(a, b), b)
+
+
+def _per_square(a: Tensor, b: Tensor) -> Tensor:
     square = a * a + b * b
-    return unbroadcast(ct * -a * torch.reciprocal(square).masked_fill(square == 0, 0), b)
+    return torch.reciprocal(square).masked_fill(square == 0, 0)
 
 
 @vjp(aten.erf.default)

@@ -54,7 +54,7 @@ def _joined(x: Tensor, indices: Sequence[Tensor | None]) -> tuple[list[int], int
         first = 0
     whole = None
     for axis, index in given.items():
-        forward = torch.where(index < 0, index + x.shape[axis], index)
+        forward = _forward(index, x.shape[axis])
         whole = forward if whole is None else whole * x.shape[axis] + forward
     assert whole is not None
     return order, first, whole
@@ -79,8 +79,13 @@ def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accu
     source = values.expand([*before, *whole.shape, *after])
     source = source if whole.ndim == 1 else source.reshape([*before, whole.numel(), *after])
     written = _written(joined, first, whole.flatten(), source, accumulate)
-    written = written.reshape(apart.shape) if count > 1 else written
+    written = written if count == 1 else written.reshape(apart.shape)
     return written if order == list(range(x.ndim)) else written.permute(_inverse(order))
+
+
+def _forward(index: Tensor, length: int) -> Tensor:
+    """Count negative indices from the start."""
+    return torch.where(index < 0, index + length, index)
 
 
 def _written(x: Tensor, dim: int, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
@@ -99,20 +104,12 @@ def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     return _written(x, dim, index, source, False)
 
 
-@spelling(aten.index_fill.int_Scalar)
-def _index_fill(x: Tensor, dim: int, index: Tensor, value: Number) -> Tensor:
-    """Where the place is one of those given."""
-    place = torch.arange(x.shape[dim], device=x.device)
-    given = torch.where(index < 0, index + x.shape[dim], index)
-    chosen = (place.unsqueeze(1) == given).to(torch.int64).amax([1]) > 0
-    return x.masked_fill(chosen.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]), value)
-
-
-@spelling(aten.index_fill.int_Tensor)
-def _index_fill_tensor(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
+@spelling(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
+def _index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor | Number) -> Tensor:
     shape = [*x.shape]
-    shape[dim] = index.shape[0]
-    return _written(x, dim, torch.where(index < 0, index + x.shape[dim], index), value.expand(shape), False)
+    shape[dim] = index.numel()
+    source = value.expand(shape) if isinstance(value, Tensor) else x.new_full(shape, value)
+    return _written(x, dim, _forward(index, x.shape[dim]), source, False)
 
 
 @spelling(aten.scatter_reduce.two)
@@ -225,9 +222,7 @@ def _slice_scatter(
     if first >= last:
         return x
     if step > 1:
-        index = torch.arange(first, last, step, device=x.device)
-        index = index.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]).expand(source.shape)
-        return x.scatter(dim, index, source)
+        return _written(x, dim, torch.arange(first, last, step, device=x.device), source, False)
     parts = [aten.slice(x, dim, 0, first)] if first > 0 else []
     parts += [source, aten.slice(x, dim, last, length)] if last < length else [source]
     return torch.cat(parts, dim) if len(parts) > 1 else source

@@ -28,8 +28,8 @@ def _convolution(
 ) -> Tensor:
     """Padding in numbers: ``same`` puts ``d (k - 1)`` around each axis, the odd one at the end."""
     axes = weight.ndim - 2
-    spread = list(dilation) * axes if len(dilation) == 1 else list(dilation)
-    total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(spread, weight.shape[2:], strict=True)]
+    every = zip(per_axis(dilation, axes), weight.shape[2:], strict=True)
+    total = [d * (k - 1) if padding == "same" else 0 for d, k in every]
     if any(width % 2 for width in total):
         x = torch.constant_pad_nd(x, [width for n in reversed(total) for width in (0, n % 2)])
     function: Callable[..., Tensor] = torch.conv3d if axes == 3 else _of_own_kernels

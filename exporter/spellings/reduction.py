@@ -164,11 +164,16 @@ def _median(x: Tensor) -> Tensor:
     return value + ((x - value) * share).sum(list(range(x.ndim)))
 
 
+def _factors(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return values in the dtype that is asked for, or in which PyTorch multiplies them."""
+    dtype = dtype or (x.dtype if x.is_floating_point() else torch.int64)
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 @spelling(aten.prod.dim_int)
 def _prod_dim(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
     """By halves: what is left of a product without one of its factors is never a quotient, so factors may be 0."""
-    x = x if dtype in (None, x.dtype) else x.to(dtype)
-    x = x if x.is_floating_point() else x.to(torch.int64)
+    x = _factors(x, dtype)
     length = _fixed(x, dim, "prod")
     while length > 1:
         half = length // 2
@@ -187,8 +192,7 @@ def _prod(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
 @spelling(aten.cumprod.default)
 def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     """By doubling: each value times the one before, then the one two before, then four."""
-    x = x if dtype in (None, x.dtype) else x.to(dtype)
-    x = x if x.is_floating_point() else x.to(torch.int64)
+    x = _factors(x, dtype)
     return _scanned(x, dim, torch.mul, "cumprod")
 
 
