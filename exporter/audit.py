@@ -17,7 +17,7 @@ from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, VerificationFailed
 from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
-from exporter.parity import AGREEING, SLACK, TOLERANCE, Values, relative_l2
+from exporter.parity import AGREEING, BULK, SLACK, TOLERANCE, Values, relative_l2
 from exporter.pipeline import of_dtype
 from exporter.proof import Certificate, as_input, as_values, digest, prove
 from exporter.runtime import RUNTIMES, open_session
@@ -108,13 +108,13 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     bounds = {runtime: _bounds(recorded[runtime], signature.dtype) for runtime in answers}
     for runtime, values in answers.items():
         far = _from_digests(values, parity["digests"])
-        failures += _failures(f"{runtime} and the certificate's digests", far, bounds[runtime], signature.dtype)
+        failures += _failures(f"{runtime} and the certificate's digests", far, far, bounds[runtime], signature.dtype)
         distances[runtime] = max(far)
     between = None
     if len(answers) > 1:
-        apart = _between(*answers.values())
+        apart, in_bulk = (_between([*answers.values()], share) for share in (1.0, BULK))
         allowed = [sum(pair) for pair in zip(*bounds.values(), strict=True)]
-        failures += _failures(" and ".join(answers), apart, allowed, signature.dtype)
+        failures += _failures(" and ".join(answers), apart, in_bulk, allowed, signature.dtype)
         between = max(apart)
     if failures:
         raise VerificationFailed(f"{artifact.folder} is not what its certificate says\n  " + "\n  ".join(failures))
@@ -133,16 +133,20 @@ def _bounds(recorded: Mapping[str, Any], dtype: str) -> list[float]:
     ]
 
 
-def _failures(who: str, errors: Sequence[float], bounds: Sequence[float], dtype: str) -> list[str]:
-    """Say which samples differ by more than they may, and whether too few agree outright."""
+def _failures(
+    who: str, errors: Sequence[float], in_bulk: Sequence[float], bounds: Sequence[float], dtype: str
+) -> list[str]:
+    """Say which samples differ by more than they may, and whether too few agree in bulk."""
     found = [
         f"{who}: sample {sample} differs by {error:.2e}, more than {bound:.0e}"
         for sample, (error, bound) in enumerate(zip(errors, bounds, strict=True))
         if not error <= bound
     ]
-    agreeing = float(np.mean([error <= 2 * TOLERANCE[dtype] for error in errors]))
+    agreeing = float(np.mean([error <= 2 * TOLERANCE[dtype] for error in in_bulk]))
     if agreeing < AGREEING[dtype]:
-        found.append(f"{who}: {agreeing:.0%} of {len(errors)} samples agree, at least {AGREEING[dtype]:.0%} must")
+        found.append(
+            f"{who}: {agreeing:.0%} of {len(errors)} samples agree in bulk, at least {AGREEING[dtype]:.0%} must"
+        )
     return found
 
 
@@ -194,13 +198,13 @@ def _apart(found: Sequence[float], known: Sequence[float]) -> float:
     return difference / known[0] if known[0] else (0.0 if difference == 0 else float("inf"))
 
 
-def _between(one: Sequence[Values], other: Sequence[Values]) -> list[float]:
-    """Return, per sample, the largest relative L2 difference of two runtimes' outputs."""
+def _between(answers: Sequence[Sequence[Values]], share: float) -> list[float]:
+    """Return, per sample, the largest relative L2 difference of two runtimes' outputs, over a share of the values."""
     found = []
-    for a, b in zip(one, other, strict=True):
+    for a, b in zip(*answers, strict=True):
         for sample in range(len(a.logits)):
             pairs = (
                 (a.attributions[name][None, sample], b.attributions[name][None, sample]) for name in a.attributions
             )
-            found.append(max(relative_l2(*pair)[0] for pair in pairs))
+            found.append(max(relative_l2(*pair, share=share)[0] for pair in pairs))
     return found

@@ -29,7 +29,7 @@ from exporter.rectifiers import activations
 from exporter.signature import BATCH, FLOATS, IMAGE, LOGITS, Input, Signature, name_attributions
 from exporter.sources import tensors_of
 from exporter.stages import Stages
-from exporter.uncollected import unvisited
+from exporter.uncollected import leaves, unvisited
 
 FORMATS = tuple(FILES)
 DEFAULT_OPSET = 18
@@ -149,6 +149,7 @@ def export(
     signature = Signature(_inputs(sample_shape), output_key, tuple(dynamic)).with_dtype(dtype)
     network = Network(of_dtype(model, dtype), signature)
     artifact.check_output(Path(folder))
+    leaves(sum(tensor.nbytes for tensor in network.state_dict().values()))
 
     with stages.stage("capture"):
         captured = capture(network)

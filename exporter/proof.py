@@ -228,7 +228,7 @@ class _Trial:
         return tuple(found)
 
     def enough(self) -> bool:
-        """Tell whether enough samples agree in the artifact's dtype: a share of all, and one of each kind."""
+        """Tell whether enough samples agree in bulk in the artifact's dtype: a share of all, and one of each kind."""
         sizes = [len(case.target) for case in self._cases for _ in case.target]
         targets = [int(target) for case in self._cases for target in case.target]
         kinds = [
@@ -237,8 +237,7 @@ class _Trial:
             [target != PREDICTED for target in targets],
         ]
         return not AGREEING[self._dtype] or all(
-            parity.agreeing >= AGREEING[parity.dtype]
-            and all((parity.agrees & kind).any() or not any(kind) for kind in kinds)
+            parity.enough and all((parity.agrees_in_bulk & kind).any() or not any(kind) for kind in kinds)
             for parity in self.parities()
             if parity.dtype == self._dtype
         )
@@ -286,7 +285,7 @@ class _Trial:
         failures = [failure for parity in parities for failure in parity.failures()]
         if not failures and not self.enough():
             failures.append(
-                "too few samples agree outright: none in a batch, none of a named or none of a predicted class"
+                "too few samples agree in bulk: none in a batch, none of a named or none of a predicted class"
             )
         failures += [
             f"{each.runtime} {each.dtype}: target {target} was accepted in a batch of {len(case.target)}, "

@@ -6,14 +6,17 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BLOCKS = 2
-"""After how many blocks of :func:`unvisited` there is a full collection before the next."""
+WAITING = 64 * 2**20
+"""How many bytes blocks of :func:`unvisited` may leave in cycles before the next one begins with a full collection."""
+
+LEAST = 4 * 2**20
+"""What a block counts for whatever it leaves: the smallest network's export leaves 2 MB, and PyTorch's part grows."""
 
 _unvisited = 0
 """How many of them are open, one within the other."""
 
-_ended = 0
-"""How many have ended since the last such collection."""
+_left = 0
+"""What those that have ended since the last such collection may have left, in bytes."""
 
 
 @contextmanager
@@ -39,16 +42,17 @@ def unvisited() -> Iterator[None]:
     """Let the collector run in a block, or a function, but pass by what there was before and what stays of a trace.
 
     An export walks all of PyTorch's objects once otherwise: 0.2 s of 5. Cycles among what is passed by are found by the
-    next full collection; Python counts them for none that it makes by itself, so every second block begins with one.
-    Where something is frozen already, which would be thawed with the rest, nothing is done.
+    next full collection; Python counts them for none that it makes by itself, so a block begins with one where those
+    before it may have left much. Where something is frozen already, which would be thawed with the rest, nothing is
+    done.
     """
-    global _unvisited, _ended
+    global _unvisited, _left
     if not _unvisited and gc.get_freeze_count():
         yield
         return
-    if not _unvisited and _ended == BLOCKS:
+    if not _unvisited and _left >= WAITING:
         gc.collect()
-        _ended = 0
+        _left = 0
     gc.freeze()
     _unvisited += 1
     try:
@@ -57,4 +61,10 @@ def unvisited() -> Iterator[None]:
         _unvisited -= 1
         if not _unvisited:
             gc.unfreeze()
-            _ended += 1
+            _left += LEAST
+
+
+def leaves(size: int) -> None:
+    """Say that cycles of this block may hold so many bytes of tensors, which are no objects that Python counts."""
+    global _left
+    _left += size

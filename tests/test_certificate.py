@@ -24,12 +24,19 @@ from exporter.reference import live
 from exporter.sources import resolve
 
 
-def judged(errors: list[float], moves: list[float], dtype: str = "float32", logits: float = 0.0) -> list[str]:
+def judged(
+    errors: list[float],
+    moves: list[float],
+    dtype: str = "float32",
+    logits: float = 0.0,
+    bulk: list[float] | None = None,
+) -> list[str]:
     count = len(errors)
     figures = Parity(
         runtime="onnxruntime",
         dtype=dtype,
         relative_l2=tuple(errors),
+        bulk_l2=tuple(errors if bulk is None else bulk),
         max_abs=(0.1,) * count,
         logits_relative_l2=(logits,) * count,
         undecided=(5,) * count,
@@ -51,7 +58,11 @@ def judged(errors: list[float], moves: list[float], dtype: str = "float32", logi
             "sample 1, relative L2 1.00e-03 > 8.0e-04; worst at [0]: 1, should be 2",
         ),
         ([1e-7, 1e-3, 1e-7, 1e-7], [0, 1e-7, 0, 0], "sample 1, relative L2 1.00e-03 > 1.0e-05"),
-        ([2e-5, 1e-3, 1e-3, 1e-3], [1, 1, 1, 1], "0% of 4 samples agree to 1e-05, at least 25% must"),
+        (
+            [2e-5, 1e-3, 1e-3, 1e-3],
+            [1, 1, 1, 1],
+            "0% of 4 samples agree to 1e-05 in 75% of their values, at least 25% must",
+        ),
         ([1e-7, float("nan")], [0, 1], "sample 1, relative L2 nan > 4.0e+00"),
         ([1e-7, float("inf")], [0, 1], "sample 1, relative L2 inf > 4.0e+00"),
         ([1e-7] * 10 + [1.0] * 10, [0.0] * 20, "onnxruntime float32: and 5 more"),
@@ -61,6 +72,12 @@ def test_float32(errors: list[float], moves: list[float], complaint: str | None)
     found = judged(errors, moves)
     assert bool(found) == (complaint is not None), found
     assert complaint is None or any(complaint in line for line in found), found
+
+
+def test_in_a_large_image_each_sample_has_a_flipped_mask_somewhere() -> None:
+    assert not judged([3e-4] * 4, [1e-4] * 4, bulk=[1e-5, 2e-5, 2e-5, 2e-5])
+    assert "0% of 4 samples agree" in judged([3e-4] * 4, [1e-4] * 4, bulk=[2e-5] * 4)[0]
+    assert "sample 0, relative L2 5.00e-04 > 4.0e-04" in judged([5e-4] * 4, [1e-4] * 4, bulk=[0.0] * 4)[0]
 
 
 def test_float64_knows_no_excuse() -> None:
@@ -84,6 +101,20 @@ def test_relative_l2() -> None:
     errors = relative_l2(found, expected)
     assert errors[:3] == [0.1, 0.0, float("inf")]
     assert np.isnan(errors[3])
+
+
+def test_the_bulk_is_what_differs_least_of_what_is_not_zero() -> None:
+    expected = np.zeros((4, 100))
+    expected[:, :8] = 0.5
+    found = expected.copy()
+    found[0, :2] = 0.1
+    found[1, :3] = 0.1
+    found[2, :8] *= 1.01
+    found[3, :2] = np.nan
+    errors = relative_l2(found, expected, share=0.75)
+    assert errors == pytest.approx([0.0, 0.4 / 2**0.5, 0.01 * 0.75**0.5, 0.0])
+    assert relative_l2(np.zeros((1, 3)), np.zeros((1, 3)), share=0.75) == [0.0]
+    assert np.isnan(relative_l2(np.full((1, 3), np.nan), np.ones((1, 3)), share=0.75))
 
 
 def test_what_cancels_in_the_one_and_leaves_rounding_in_the_other_agrees() -> None:
@@ -165,7 +196,9 @@ def test_more_inputs_are_tried_while_too_few_agree(tmp_path: Path, monkeypatch: 
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     assert export(model, (4,), tmp_path / "a")["cases"] == ({"image": [1, 4]}, {"image": [3, 4]})
     monkeypatch.setitem(parity.AGREEING, "float32", 2.0)
-    with pytest.raises(exporter.VerificationFailed, match="100% of 16 samples agree to 1e-05, at least 200% must"):
+    with pytest.raises(
+        exporter.VerificationFailed, match=r"100% of 16 samples agree to 1e-05 in 75% of .* at least 200% must"
+    ):
         export(model, (4,), tmp_path / "b")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from exporter.errors import UnsupportedModel
 from exporter.pipeline import build, export
-from exporter.uncollected import BLOCKS, uncollected, unvisited
+from exporter.uncollected import LEAST, WAITING, leaves, uncollected, unvisited
 
 
 def test_it_runs_again_after_an_error() -> None:
@@ -64,7 +64,7 @@ class Cycle:
 
 
 def test_what_is_old_is_passed_by_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.uncollected._ended", 0)  # after BLOCKS of them it begins with a collection
+    monkeypatch.setattr("exporter.uncollected._left", 0)  # after WAITING bytes it begins with a collection
     gc.collect()  # so that none is due before the block
     old = weakref.ref(Cycle())
     with unvisited():
@@ -98,14 +98,21 @@ def test_what_somebody_else_has_frozen_stays_so() -> None:
         gc.unfreeze()
 
 
-def test_every_second_block_begins_with_a_full_collection() -> None:
-    left = []
-    for _ in range(2 * BLOCKS):
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    [(0, WAITING // LEAST), (WAITING // 2 - LEAST, 2), (WAITING, 1)],
+    ids=["small", "resnet18", "vgg16"],
+)
+def test_a_block_begins_with_a_full_collection_where_much_is_left(
+    size: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.uncollected._left", 0)
+    left: list[weakref.ref[Cycle]] = []
+    for _ in range(2 * blocks + 1):
         with unvisited(), uncollected():
+            assert [one() is None for one in left].count(True) == len(left) // blocks * blocks
             left.append(weakref.ref(Cycle()))
-    found = [one() is None for one in left]
-    assert found.count(True) in (BLOCKS, 2 * BLOCKS - 1)  # by how many blocks came before
-    assert not found[-1]
+            leaves(size)
 
 
 def test_an_export_passes_by_what_is_old(tmp_path: Path) -> None:
