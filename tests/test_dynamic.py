@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from torch import nn
+from torch.utils._sympy import functions
 
 import exporter
 import models
+from exporter.dynamic import implied
 from exporter.network import Network
 from exporter.signature import Input, Signature
 from tests import networks
@@ -107,3 +110,32 @@ def test_an_operator_that_needs_a_fixed_size_says_so(tmp_path: Path) -> None:
 def test_wrong_sizes(dynamic: tuple[str, ...], shape: tuple[int, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(exporter.UsageError, match=message):
         exporter.export(nn.Linear(shape[-1], 3), shape, tmp_path / "a", dynamic=dynamic)
+
+
+HEIGHT, WIDTH = sympy.symbols("height width", integer=True, positive=True)
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        sympy.Eq(4 * WIDTH * functions.FloorDiv(HEIGHT - 1, 2), 256),
+        sympy.Eq(-3 * functions.FloorDiv(HEIGHT, -2) - functions.FloorDiv(WIDTH * HEIGHT, 5), 1),
+        sympy.Ne(functions.Mod(HEIGHT + 1, 7), 3),
+        functions.PythonMod(HEIGHT, 4) < 2,
+        sympy.Eq(functions.ModularIndexing(HEIGHT, 2, 3), 1),
+        functions.TruncToInt(functions.ToFloat(HEIGHT) * 0.5) >= 3,
+        functions.CeilToInt(functions.ToFloat(HEIGHT) / 3.0) < 7,
+        functions.IntTrueDiv(HEIGHT, 3) > 2.0,
+        functions.PowByNatural(HEIGHT, 2) > 5,
+        sympy.Eq(functions.Max(HEIGHT, WIDTH), functions.Min(9, WIDTH)),
+        sympy.And(HEIGHT > 3, sympy.Or(WIDTH < 5, sympy.Not(sympy.Eq(HEIGHT, WIDTH)))),
+    ],
+    ids=str,
+)
+def test_a_condition_runs_as_its_formula_says(guard: sympy.Basic) -> None:
+    """What is implied by nothing is tried with the hints and the eight sizes above them, of every symbol."""
+    for height in range(1, 30, 7):
+        sizes = [{HEIGHT: height + more, WIDTH: 3 + across} for more in range(9) for across in range(9)]
+        true = all(bool(guard.xreplace({symbol: sympy.Integer(size) for symbol, size in one.items()})) for one in sizes)
+        assert implied(guard, [], sizes[0]) == true
+        assert implied(guard, [guard], sizes[0])
