@@ -14,20 +14,20 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.overrides import TorchFunctionMode
 
-from exporter.dynamic import Dimension, dimensions, fixed
+from exporter.dynamic import Dimension, dimensions, fixed, fixed_at
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
 from exporter.lines import bracketed, in_text, of_error
 from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
+from exporter.rewritten import Rewritten
 from exporter.signature import ATTRIBUTION, BATCH, FLOATS, LOGITS, TARGET, Input, Signature
+from exporter.sizes import known
 from exporter.uncollected import uncollected
 
 
@@ -132,7 +132,7 @@ def _first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(tensor[:1] for tensor in inputs)
 
 
-_FIXED_BATCH = "{} works with a fixed batch size only; use x.shape[0] or -1 in place of the number{}."
+_FIXED_BATCH = "{} works with a fixed batch size only; use x.shape[0] or -1 in place of the number, or of len(x){}."
 
 
 def _run(network: Network, inputs: tuple[Tensor, ...]) -> Any:
@@ -149,13 +149,13 @@ def _export(network: Network) -> torch.export.ExportedProgram:
     inputs = tuple(torch.zeros_like(tensor) for tensor in _pair(network))
     batch = Dim(BATCH)
     sizes = tuple(
-        {axis: batch if name == BATCH else Dim.DYNAMIC for axis, name in network.signature.dynamic_axes(given).items()}
+        {axis: batch if name == BATCH else Dim.AUTO for axis, name in network.signature.dynamic_axes(given).items()}
         for given in network.signature.inputs
     )
     try:
         with _quiet():
             throughout = Throughout() if network.signature.dtype == "float64" else contextlib.nullcontext()
-            with _WithoutDropout(), throughout:
+            with Rewritten(), throughout:
                 exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return functionalize(exported)
     except UnsupportedModel:
@@ -163,7 +163,7 @@ def _export(network: Network) -> torch.export.ExportedProgram:
     except Exception as error:
         message = str(error)
         if "specialized" in message or "Constraints violated" in message:
-            raise UnsupportedModel(_specialized(network, message)) from error
+            raise UnsupportedModel(_FIXED_BATCH.format(_name(network), bracketed(_fixed_batch_at(network)))) from error
         if "data-dependent" in message or "GuardOnDataDependent" in type(error).__name__:
             raise UnsupportedModel(
                 f"the control flow of {_name(network)} depends on the data{bracketed(in_text(message))}, so no fixed "
@@ -172,14 +172,14 @@ def _export(network: Network) -> torch.export.ExportedProgram:
         raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {first_line(error)}") from error
 
 
-def _specialized(network: Network, message: str) -> str:
-    """Say which size the network fixes, where torch.export says that it fixes one."""
-    for given in network.signature.inputs:
-        for axis, name in network.signature.dynamic_axes(given).items():
-            if axis and f"size()[{axis}]" in message:
-                sample = given.shape[axis - 1]
-                return fixed(name, sample, _why(network, name, sample + 1) or bracketed(in_text(message)))
-    return _FIXED_BATCH.format(_name(network), bracketed(in_text(message)))
+def _fixed_batch_at(network: Network) -> str:
+    """Return the line that makes a constant of the batch, from a capture that lets it; nothing where it is unknown."""
+    pair = _pair(network)
+    with _quiet(), contextlib.suppress(Exception):
+        exported = torch.export.export(network, pair, dynamic_shapes=(tuple({0: Dim.AUTO} for _ in pair),))
+        value = next(node.meta["val"] for node in exported.graph.nodes if "val" in node.meta)
+        return fixed_at(value.fake_mode.shape_env, len(pair[0]))
+    return ""
 
 
 def _why(network: Network, name: str, other: int) -> str:
@@ -189,26 +189,6 @@ def _why(network: Network, name: str, other: int) -> str:
     if not isinstance(error, Exception):
         return ""
     return f"; at {other} it raises: {first_line(error)}{bracketed(of_error(error))}"
-
-
-class _WithoutDropout(TorchFunctionMode):
-    """Lets a dropout that does nothing return its input itself, as PyTorch does.
-
-    torch.export takes the result for a copy: what is then written into one of the two would be missing in the other.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run a call, or leave it out."""
-        kwargs = kwargs or {}
-        if func in (F.dropout, torch.dropout) and not _drops(*args, **kwargs):
-            return args[0] if args else kwargs["input"]
-        return func(*args, **kwargs)
-
-
-def _drops(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True) -> bool:
-    return p > 0 and training and train
 
 
 @contextlib.contextmanager
@@ -270,10 +250,12 @@ def _dimensions(network: Network, inputs: Sequence[fx.Node]) -> tuple[Dimension,
     sizes: dict[str, list[torch.SymInt]] = {}
     for given, node in zip(network.signature.inputs, inputs, strict=True):
         for axis, name in network.signature.dynamic_axes(given).items():
-            size = node.meta["val"].shape[axis]
-            if isinstance(size, int):
-                raise UnsupportedModel(fixed(name, size, _why(network, name, size + 1)))
-            sizes.setdefault(name, []).append(size)
+            value = node.meta["val"]
+            constant = known(value.shape[axis])
+            if constant is not None:
+                asked = fixed_at(value.fake_mode.shape_env, constant)
+                raise UnsupportedModel(fixed(name, constant, _why(network, name, constant + 1), asked))
+            sizes.setdefault(name, []).append(value.shape[axis])
 
     return dimensions(sizes, partial(_why, network))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 from torch.utils._sympy.printers import PythonPrinter
 
 from exporter.errors import UnsupportedModel
+from exporter.lines import of_frame
 from exporter.signature import BATCH
 
 REACH = 1024
@@ -57,39 +59,99 @@ def dimensions(
         UnsupportedModel: A size cannot vary.
     """
     hints = {size.node.expr: size.node.hint for group in sizes.values() for size in group}
-    return tuple(
-        Dimension(BATCH) if name == BATCH else _solve(name, group, hints, explain) for name, group in sizes.items()
-    )
+    env = next(iter(sizes.values()))[0].node.shape_env
+    guards = {env.replace(guard.expr): _asked(guard) for guard in env.guards}  # sizes found equal, by one symbol
+    symbols = {name: {size.node.expr for size in group} for name, group in sizes.items()}
+    found = [
+        Dimension(BATCH) if name == BATCH else _solve(name, own, guards, hints, explain)
+        for name, own in symbols.items()
+    ]
+    _check_together(found, symbols, guards, hints)
+    return tuple(found)
 
 
 def _solve(
-    name: str, group: Sequence[torch.SymInt], hints: Mapping[Any, int], explain: Callable[[str, int], str]
+    name: str,
+    symbols: Set[Any],
+    guards: Mapping[Any, str],
+    hints: Mapping[Any, int],
+    explain: Callable[[str, int], str],
 ) -> Dimension:
     """Try a size's values one by one; from the smallest good one on they must be evenly spaced, as far as we look."""
-    symbols = {size.node.expr for size in group}
     sample = next(hints[symbol] for symbol in symbols)
-    env = group[0].node.shape_env
-    guards = [env.replace(guard.expr) for guard in env.guards]  # sizes that were found equal, by one symbol
-    about = [guard for guard in guards if symbols & guard.free_symbols]
+    about = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
     reach = max(REACH, 2 * sample)
 
-    def holds(size: int) -> bool:
+    def broken(size: int) -> Iterator[Any]:
         values = {**hints, **dict.fromkeys(symbols, size)}
-        return all(_true(guard, values) for guard in about)
+        return (guard for guard, holds in about.items() if not holds(values))
+
+    def holds(size: int) -> bool:
+        return next(broken(size), None) is None
 
     above = [size for size in range(sample, reach + 1) if holds(size)]
     step = math.gcd(*(size - sample for size in above[1:]))
     if step == 0 or len(above) != (reach - sample) // step + 1:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
-        raise UnsupportedModel(fixed(name, sample, explain(name, other)))
+        asked = next(filter(None, map(guards.__getitem__, broken(other))), "")
+        raise UnsupportedModel(fixed(name, sample, explain(name, other), asked))
     smallest = sample
     while smallest > step and holds(smallest - step):
         smallest -= step
     return Dimension(name, smallest, step)
 
 
-def fixed(name: str, sample: int, why: str) -> str:
-    """Return the message about a size that cannot vary."""
+def _check_together(
+    found: Sequence[Dimension], symbols: Mapping[str, Set[Any]], guards: Mapping[Any, str], hints: Mapping[Any, int]
+) -> None:
+    """Refuse a network that asks something of several sizes that it answers otherwise for other values of them."""
+    tried = {}
+    for one in found:
+        sample = next(hints[symbol] for symbol in symbols[one.name])
+        tried[one.name] = (one.min, sample, sample + NEARBY * one.multiple_of)
+    for sizes in itertools.product(*tried.values()):
+        values = {symbol: size for name, size in zip(tried, sizes, strict=True) for symbol in symbols[name]}
+        for guard, asked in guards.items():
+            if asked and not _compiled(guard)({**hints, **values}):
+                at = ", ".join(f"{name} {size}" for name, size in zip(tried, sizes, strict=True))
+                raise UnsupportedModel(
+                    f"the network asks at {asked} whether {guard}, and takes another way at {at}: a graph has one way. "
+                    "Let fewer sizes vary, or write that with torch.where."
+                )
+
+
+def fixed_at(env: Any, size: int) -> str:
+    """Return the user's line in which a capture made a constant of a size of this value; nothing where it is unknown.
+
+    Args:
+        env: The capture's ``ShapeEnv``.
+        size: The constant.
+    """
+    symbols = {symbol for symbol, value in env.replacements.items() if value == size}
+    return next(filter(None, (_asked(guard) for guard in env.guards if guard.expr.free_symbols & symbols)), "")
+
+
+def _asked(guard: Any) -> str:
+    """Return the user's line that a guard comes from, or nothing."""
+    frame = guard.sloc.framework_loc
+    return of_frame(frame) if isinstance(frame, traceback.FrameSummary) else ""
+
+
+def fixed(name: str, sample: int, why: str, asked: str = "") -> str:
+    """Return the message about a size that cannot vary.
+
+    Args:
+        name: Of the size.
+        sample: Its value in the sample.
+        why: What happens at another value, where the network itself refuses it.
+        asked: The user's line that makes a constant of it, where that is known.
+    """
+    if asked and not why:
+        return (
+            f"--dynamic {name}: the network takes a {name} of {sample} only, for Python makes a plain number of it at "
+            f"{asked}, as int(), float(), range() and comparisons do. Compute with //, math.floor, math.ceil or "
+            "torch.sym_int, or leave this size out."
+        )
     return (
         f"--dynamic {name}: the network takes a {name} of {sample} only{why}. A linear layer "
         "after a flatten fixes the size, and so does a kernel as large as the image; pool to a fixed size, as "
@@ -107,22 +169,18 @@ def implied(guard: Any, earlier: Sequence[Any], hints: Mapping[Any, int]) -> boo
     """
     symbols = sorted(guard.free_symbols, key=str)
     choices = [[hints[symbol] + more for more in range(NEARBY)] for symbol in symbols]
-    about = [other for other in earlier if other.free_symbols & guard.free_symbols]
+    about = [_compiled(other) for other in earlier if other.free_symbols & guard.free_symbols]
+    holds = _compiled(guard)
     tried = ({**hints, **dict(zip(symbols, values, strict=True))} for values in itertools.product(*choices))
-    return all(_true(guard, values) for values in tried if all(_true(other, values) for other in about))
-
-
-def _true(guard: Any, values: Mapping[Any, int]) -> bool:
-    """Tell whether a condition holds for some values of its symbols."""
-    symbols, holds = _compiled(guard)
-    return bool(holds(*(values[symbol] for symbol in symbols)))
+    return all(holds(values) or not all(other(values) for other in about) for values in tried)
 
 
 @lru_cache(maxsize=1024)
-def _compiled(guard: Any) -> tuple[list[Any], Callable[..., bool]]:
-    """Return the symbols of a condition, and a function of their values: a hundred times as fast as replacing them.
+def _compiled(guard: Any) -> Callable[[Mapping[Any, int]], bool]:
+    """Return a condition as a function of the values of its symbols: a hundred times as fast as replacing them.
 
     In the words in which PyTorch itself writes its guards to run them.
     """
     symbols = list(guard.free_symbols)
-    return symbols, lambdify(symbols, guard, modules=[SYMPY_INTERP, "math"], printer=PythonPrinter())
+    holds = lambdify(symbols, guard, modules=[SYMPY_INTERP, "math"], printer=PythonPrinter())
+    return lambda values: bool(holds(*(values[symbol] for symbol in symbols)))

@@ -24,6 +24,11 @@ def running() -> str:
     return _innermost(traceback.extract_stack())
 
 
+def of_frame(frame: traceback.FrameSummary) -> str:
+    """Return a frame's line where it is the user's."""
+    return _innermost(traceback.StackSummary.from_list([frame]))
+
+
 def bracketed(line: str) -> str:
     """Return `` (model.py:88)`` for a message; nothing for nothing."""
     return f" ({line})" if line else ""

@@ -149,7 +149,7 @@ def export(
     signature = Signature(_inputs(sample_shape), output_key, tuple(dynamic)).with_dtype(dtype)
     network = Network(of_dtype(model, dtype), signature)
     artifact.check_output(Path(folder))
-    leaves(sum(tensor.nbytes for tensor in network.state_dict().values()))
+    leaves(sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())))
 
     with stages.stage("capture"):
         captured = capture(network)

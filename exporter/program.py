@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -169,7 +170,13 @@ def _in_range(graph: fx.Graph, target: fx.Node, classes: int) -> fx.Node:
     return graph.call_function(aten.gather, (table, 0, graph.call_function(aten.add, (target, 1))))
 
 
-_PLAIN = {torch.sym_max: max, torch.sym_min: min}
+_PLAIN: dict[Any, Any] = {
+    torch.sym_max: max,
+    torch.sym_min: min,
+    torch.sym_float: float,
+    math.trunc: int,
+    torch.sym_sqrt: math.sqrt,
+}
 """Functions of sizes -> those of plain numbers, which TorchScript knows."""
 
 
@@ -216,9 +223,10 @@ def to_module(program: Program) -> fx.GraphModule:
             if "device" in kwargs:
                 kwargs = {**kwargs, "device": graph.call_function(getattr, (given[0][1], "device"))}
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
-            op = _PLAIN.get(op, op)
             name = re.sub(r"\W", "_", scope_of(node))
-            copies[node] = graph.create_node(node.op, op, args, kwargs, name)
+            if op is round:  # to no decimals: in TorchScript that is no whole number yet
+                op, args = int, (graph.call_function(round, args[:1]),)
+            copies[node] = graph.create_node(node.op, _PLAIN.get(op, op), args, kwargs, name)
         copies[node].meta = dict(node.meta)
     return fx.GraphModule(root, graph, class_name="Explicit")
 

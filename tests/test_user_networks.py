@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import warnings
 from collections.abc import Callable
@@ -442,14 +443,66 @@ def test_two_images_of_other_sizes_do_not(tmp_path: Path) -> None:
         exporter.export(model, inputs, tmp_path / "a", dynamic=ANY_SIZE)
 
 
+def coordinates(net: Any, x: Tensor) -> Tensor:
+    """Has where a pixel is as two channels, once from the middle and once from the corner."""
+    height, width = x.shape[2:]
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(0, width - 1, width)
+    corner = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    place = torch.stack([rows[:, None] * columns, rows[:, None] + columns]) + corner / torch.tensor([[[height]], [[9]]])
+    return net.head(net.conv(torch.cat([x[:, :1], place.expand(x.shape[0], -1, -1, -1)], 1)).relu().mean((2, 3)))
+
+
+def fractions(net: Any, x: Tensor) -> Tensor:
+    """Computes sizes by fractions, and numbers from sizes."""
+    x = F.interpolate(net.conv(x).relu(), scale_factor=0.5, mode="bilinear")
+    x = F.interpolate(x, scale_factor=(1.3, 1.5), mode="nearest")
+    x = F.pad(x, (0, round(x.shape[3] * 0.3), math.ceil(x.shape[3] / 2), math.floor(x.shape[3] / 3.0)))
+    return net.head(x.sum((2, 3)) * x.shape[2] ** -0.5 / torch.sym_sqrt(x.shape[3]))
+
+
+def parts(net: Any, x: Tensor) -> Tensor:
+    """Is cut in pieces whose lengths differ, and normalised over all of the image."""
+    x = net.conv(x).relu()
+    x = F.layer_norm(x, x.shape[1:]) * x
+    first, second = x.chunk(2, 3)
+    return net.head(
+        first.amax((2, 3)) + second.mean((2, 3)) + sum(x.tensor_split(3, 2)[i].amax((2, 3)) for i in (0, 2))
+    )
+
+
+def pooled(net: Any, x: Tensor) -> Tensor:
+    """Has windows as large as the image: a generalised mean, and a maximum."""
+    x = net.conv(x).relu()
+    mean = F.avg_pool2d(x.clamp(min=1e-2).pow(3), x.shape[2:]).pow(1 / 3)
+    x = x @ torch.eye(x.shape[3]) + nn.AvgPool2d(kernel_size=(x.shape[2], x.shape[3]))(x)
+    return net.head((mean + F.max_pool2d(x, kernel_size=x.size()[2:])).flatten(1))
+
+
+def moved(net: Any, x: Tensor) -> Tensor:
+    """Looks at the image from elsewhere, as spatial transformers do."""
+    theta = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 0.8, 0.0]]).expand(x.shape[0], 2, 3)
+    x = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    return net.head(net.conv(x).relu().mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     "body",
     [
         lambda net, x: net.head(F.adaptive_max_pool2d(net.conv(x).relu(), 1).flatten(1)),
         lambda net, x: net.head(net.conv(x).relu()[:, :, : min(5, x.shape[2])].mean((2, 3))),
         lambda net, x: net.head(net.conv(x).relu()[:, :, : max(3, x.shape[2] - 4)].mean((2, 3))),
+        coordinates,
+        fractions,
+        parts,
+        pooled,
+        moved,
     ],
-    ids=["a global max-pool", "the smaller size", "the larger size"],
+    ids=[
+        "a global max-pool",
+        "the smaller size",
+        "the larger size",
+        *["coordinates", "fractions", "parts", "pooled", "moved"],
+    ],
 )
 def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -460,6 +513,35 @@ def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
     for runtime in RUNTIMES:
         found = exporter.load(tmp_path / "a", runtime)(image.numpy(), target.numpy())
         np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            lambda x: F.interpolate(x, size=(int(x.shape[2] * 0.5), 4)),
+            r"--dynamic height: the network takes a height of 8 only, for Python makes a plain number of it at "
+            r".*test_user_networks\.py:\d+, as int\(\), float\(\), range\(\) and comparisons do",
+        ),
+        (lambda x: x * float(x.shape[3]), r"--dynamic width: the network takes a width of 8 only, for Python makes"),
+        (
+            lambda x: x * 2 if x.shape[2] * x.shape[3] > 50 else x,
+            r"the network asks at .*test_user_networks\.py:\d+ whether .* > 50, and takes another way at batch 1, "
+            r"height 7, width 7: a graph has one way",
+        ),
+    ],
+    ids=["a whole number", "a float", "a comparison of two sizes"],
+)
+def test_what_python_makes_of_a_size_is_named(body: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
+    model = Written(lambda net, x: net.head(body(x).mean((2, 3))), head=nn.Linear(3, 3))
+    with pytest.raises(exporter.UnsupportedModel, match=message):
+        exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+
+
+def test_len_of_a_batch_is_named() -> None:
+    model = Written(lambda net, x: net.head(x).relu().view(len(x), 3), head=nn.Linear(8, 3))
+    with pytest.raises(exporter.UnsupportedModel, match=r"number, or of len\(x\) \(.*test_user_networks\.py:\d+\)"):
+        exporter.build(model, torch.zeros(2, 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64, torch.bool])

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.errors import UnsupportedOp
 from exporter.sizes import known
 from exporter.spellings.pooling import along
 from exporter.spellings.table import aten, spelling
@@ -139,17 +138,22 @@ def _axes(
     lengths = x.shape[2:]
     counts = [_scaled(n, s) for n, s in zip(lengths, scales or (), strict=True)] if size is None else list(size)
     steps = [1 / s for s in scales] if scales else [n / m for n, m in zip(lengths, counts, strict=True)]
+    if scales and not scaled:
+        steps = [_unless_kept(*axis) for axis in zip(lengths, counts, steps, strict=True)]
     every = zip(range(-axes, 0), lengths, counts, steps, strict=True)
     return [axis for axis in every if known(axis[1] - axis[2]) != 0 or (scaled and axis[3] != 1)]
 
 
+def _unless_kept(length: int, count: int, step: float) -> float:
+    """Return a step of an axis that varies: 1 at the lengths that it keeps."""
+    if isinstance(length, int) or known(count - length) is not None or step == 1:
+        return step
+    return 1 + (step - 1) * torch.sym_min(count - length if step < 1 else length - count, 1)
+
+
 def _scaled(length: int, scale: float) -> int:
-    """Return ``floor(length * scale)``; of a varying length for a whole number only."""
-    if isinstance(length, int):
-        return int(length * scale)
-    if scale != int(scale):
-        raise UnsupportedOp(f"resampling by {scale} needs a fixed image size; give the new size, or a whole number")
-    return length * int(scale)
+    """Return ``floor(length * scale)``, in float64 as PyTorch does."""
+    return length * int(scale) if scale == int(scale) else torch.sym_int(length * scale)
 
 
 def _positions(x: Tensor, length: int, count: int, scale: float, align_corners: bool) -> Tensor:

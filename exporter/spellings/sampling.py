@@ -50,7 +50,7 @@ def _grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners
 
 
 @spelling(aten.affine_grid_generator.default)
-def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Positions of an image ``[N, C, *L]`` mapped by a matrix. theta: [N, axes, axes + 1]; returns [N, *L, axes]."""
     lengths = list(size[2:])
     axes = len(lengths)

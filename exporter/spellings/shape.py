@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -89,10 +90,10 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 @spelling(aten.split.Tensor, aten.unsafe_split.Tensor)
 def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
-    """By sizes; the last part is what is left."""
+    """By sizes; the last part is what is left. How many there are must not vary."""
     length = x.shape[dim]
-    sizes = [size] * (length // size) + ([length % size] if length % size else [])
-    return torch.split_with_sizes(x, sizes, dim)
+    whole = int(-(-length // size)) - 1
+    return torch.split_with_sizes(x, [size] * whole + [length - whole * size], dim)
 
 
 @spelling(aten.chunk.default)
@@ -103,8 +104,9 @@ def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
 @spelling(aten.tensor_split.sections)
 def _tensor_split(x: Tensor, sections: int, dim: int = 0) -> Sequence[Tensor]:
     """The first parts are one longer, where the length does not divide."""
-    size, longer = divmod(x.shape[dim], sections)
-    return torch.split_with_sizes(x, [size + 1] * longer + [size] * (sections - longer), dim)
+    size, longer = x.shape[dim] // sections, x.shape[dim] % sections
+    starts = [part * size + torch.sym_min(part, longer) for part in range(sections + 1)]
+    return torch.split_with_sizes(x, [end - start for start, end in itertools.pairwise(starts)], dim)
 
 
 @spelling(aten.roll.default)

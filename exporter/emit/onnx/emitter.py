@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 
 from exporter.elementwise import is_elementwise
+from exporter.emit.onnx.formulas import Formulas
 from exporter.errors import UnsupportedOp
 from exporter.program import Program, of_weights, place_of, scope_of
 from exporter.signature import SIZES
@@ -105,14 +106,13 @@ class Emitter:
         for node, name in self._names.items():
             self._values[node] = Value(name, node.meta["val"])
         self._dimensions: dict[str, str] = {}  # what a size is as a formula -> its name
-        self._symbols: dict[Any, tuple[str, int]] = {}  # symbol -> the input and axis that have it
-        self._sizes: dict[Any, str] = {}  # formula -> the value that holds it
+        self._formulas = Formulas(self)
         self._needed = _needed(program)
         for node in self._inputs():
             for axis, size in enumerate(node.meta["val"].shape):
                 if not isinstance(size, int):
                     self._dimensions[str(size)] = SIZES[axis]
-                    self._symbols.setdefault(size.node.expr, (self._names[node], axis))
+                    self._formulas.symbols.setdefault(size.node.expr, (self._names[node], axis))
 
     # -- for translations ---------------------------------------------------------------------------------
 
@@ -164,20 +164,12 @@ class Emitter:
     def as_value(self, x: Value | float | bool | torch.SymInt | torch.SymFloat, dtype: torch.dtype) -> Value | str:
         """Return an operand in the given dtype, a number as a constant, a dynamic size as a scalar."""
         if isinstance(x, torch.SymInt):
-            return self.cast(self.reshape(self._formula(x.node.expr), []), dtype)
+            return self.cast(self.reshape(self._formulas.whole(x.node.expr), []), dtype)
         if isinstance(x, torch.SymFloat):
-            return self.ratio(x.node.expr, dtype)
+            return self.cast(self.reshape(self._formulas.number(x.node.expr), []), dtype)
         if not isinstance(x, Value):
             return self.constant(x, dtype)
         return x if x.dtype == dtype else self.cast(x, dtype)
-
-    def ratio(self, formula: Any, dtype: torch.dtype) -> str:
-        """Return a scalar that holds a formula of sizes that is no whole number: a quotient of two that are."""
-        if type(formula).__name__ not in ("IntTrueDiv", "FloatTrueDiv"):
-            raise UnsupportedOp(f"ONNX has no formula for the varying number {formula}")
-        parts = [self._formula(part.args[0] if type(part).__name__ == "ToFloat" else part) for part in formula.args]
-        name: str = self.op("Div", *(self.cast(self.reshape(part, []), dtype) for part in parts))
-        return name
 
     def cast(self, x: Value | str, dtype: torch.dtype) -> str:
         """Append a Cast."""
@@ -198,52 +190,10 @@ class Emitter:
         """Return the name of an int64 vector with these sizes; those that vary are computed in the graph."""
         if all(isinstance(size, int) for size in sizes):
             return self.constant(list(sizes))
-        parts = [self.constant([size]) if isinstance(size, int) else self._formula(size.node.expr) for size in sizes]
+        parts = [
+            self.constant([size]) if isinstance(size, int) else self._formulas.whole(size.node.expr) for size in sizes
+        ]
         name: str = self.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
-        return name
-
-    def _formula(self, formula: Any) -> str:
-        """Return the name of a vector ``[1]`` that holds a formula of the inputs' sizes."""
-        if formula in self._sizes:
-            return self._sizes[formula]
-        if formula.is_Integer:
-            return self.constant([int(formula)])
-        if formula in self._symbols:
-            given, axis = self._symbols[formula]
-            name: str = self.op("Shape", given, start=axis, end=axis + 1)
-        elif formula.is_Mul or formula.is_Add:
-            name = self._sum_or_product(formula)
-        elif type(formula).__name__ in ("FloorDiv", "CleanDiv"):
-            name = self._floor_divide(*(self._formula(part) for part in formula.args))
-        elif type(formula).__name__ in ("Mod", "PythonMod"):
-            name = self.op("Mod", *(self._formula(part) for part in formula.args))
-        elif type(formula).__name__ in ("Max", "Min"):
-            name = self.op(type(formula).__name__, *(self._formula(part) for part in formula.args))
-        elif formula.is_Pow and formula.exp.is_Integer and formula.exp > 0:
-            name = self.op("Mul", *[self._formula(formula.base)] * 2)
-            for _ in range(int(formula.exp) - 2):
-                name = self.op("Mul", name, self._formula(formula.base))
-        else:
-            raise UnsupportedOp(f"ONNX has no formula for the varying size {formula}")
-        self._sizes[formula] = name
-        return name
-
-    def _sum_or_product(self, formula: Any) -> str:
-        """Append a sum or a product; a factor like 1/2 divides what comes of the others, evenly by construction."""
-        whole = [part for part in formula.args if not part.is_Rational or part.is_Integer]
-        kind = "Mul" if formula.is_Mul else "Add"
-        name = self._formula(whole[0])
-        for part in whole[1:]:
-            name = self.op(kind, name, self._formula(part))
-        for part in formula.args:
-            if part not in whole:
-                name = self.op("Mul", name, self.constant([part.p])) if part.p != 1 else name
-                name = self.op("Div", name, self.constant([part.q]))
-        return name
-
-    def _floor_divide(self, a: str, b: str) -> str:
-        """Append ``floor(a / b)`` for a positive ``b``; ONNX's Div of whole numbers cuts towards zero."""
-        name: str = self.op("Div", self.op("Sub", a, self.op("Mod", a, b)), b)
         return name
 
     def reduce(self, kind: str, x: Value | str, axes: Sequence[int], keepdim: bool) -> str:

@@ -35,11 +35,14 @@ def _batch_norm(
 def _layer_norm(
     e: Emitter, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
 ) -> list[str]:
-    """ONNX's operator, whose statistics are float32; in float64 spelled out, for they would round."""
+    """ONNX's operator, whose statistics are float32; in float64 spelled out, for they would round.
+
+    It must have a scale. One for sizes that vary is spread out.
+    """
     if x.dtype == torch.float64:
         z, *statistics = _normalized(e, x, list(range(x.ndim - len(shape), x.ndim)), eps)
         return [_affine(e, z, weight, bias), *statistics]
-    scale = weight or e.constant(np.ones(list(shape)), x.dtype)
+    scale = weight or e.constant(np.ones([size if isinstance(size, int) else 1 for size in shape]), x.dtype)
     y, *statistics = e.op("LayerNormalization", x, scale, bias, outputs=3, axis=-len(shape), epsilon=eps)
     return [y, *statistics] if x.dtype == torch.float32 else [y, *(e.cast(one, x.dtype) for one in statistics)]
 

@@ -225,6 +225,11 @@ translates(aten.new_full.default)(lambda e, x, size, value, **k: _filled(e, valu
 translates(aten.full.default)(lambda e, size, value, **k: _filled(e, value))
 
 
+@translates(aten.scalar_tensor.default)
+def _scalar_tensor(e: Emitter, value: Any, **kwargs: Any) -> Value | str:
+    return e.as_value(value, e.fake.dtype)
+
+
 @translates(aten.arange.default, aten.arange.start, aten.arange.start_step)
 def _arange(e: Emitter, *bounds: Any, **kwargs: Any) -> str:
     if any(isinstance(bound, torch.SymInt) for bound in bounds):
@@ -235,7 +240,11 @@ def _arange(e: Emitter, *bounds: Any, **kwargs: Any) -> str:
 
 @translates(aten.eye.default, aten.eye.m)
 def _eye(e: Emitter, *sizes: int, **kwargs: Any) -> str:
-    return e.constant(torch.eye(*sizes, dtype=e.fake.dtype).numpy(), e.fake.dtype)
+    if all(isinstance(size, int) for size in sizes):
+        return e.constant(torch.eye(*sizes, dtype=e.fake.dtype).numpy(), e.fake.dtype)
+    zero, one = (e.constant(bound) for bound in (0, 1))
+    rows, columns = (e.op("Range", zero, e.as_value(size, torch.int64), one) for size in (sizes[0], sizes[-1]))
+    return e.cast(e.op("Equal", e.reshape(rows, [-1, 1]), columns), e.fake.dtype)
 
 
 @translates(aten.linspace.default)

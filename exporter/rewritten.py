@@ -1,0 +1,127 @@
+"""Calls that are made in other words while a network is captured, since torch.export would get them wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from exporter.sizes import known
+from exporter.spellings.sampling import affine_grid
+
+
+class Rewritten(TorchFunctionMode):
+    """Makes such calls as :data:`_REWRITINGS` says, and leaves the others alone."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Make a call."""
+        kwargs = kwargs or {}
+        rewriting = _REWRITINGS.get(func)
+        result = rewriting(*args, **kwargs) if rewriting else NotImplemented
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+
+def _dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True
+) -> Tensor:
+    """Return the input itself where nothing is dropped, as PyTorch does.
+
+    torch.export takes the result for a copy: what is then written into one of the two would be missing in the other.
+    """
+    return NotImplemented if p > 0 and training and train else input
+
+
+def _linspace(
+    start: float | Tensor,
+    end: float | Tensor,
+    steps: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    **rest: Any,
+) -> Tensor:
+    """Count from both ends to the middle, as PyTorch's kernel does, where there are as many steps as a size says.
+
+    torch.export knows no such number of steps but the sample's. The kernel rounds once, after the sum, which in
+    float32 float64 does too.
+    """
+    if not isinstance(steps, torch.SymInt) or rest.get("out") is not None:
+        return NotImplemented
+    dtype = dtype or torch.get_default_dtype()
+    index = torch.arange(steps, device=device)
+    one = index.new_ones((), dtype=dtype if dtype.is_floating_point else torch.float64)
+    step = (one * end - one * start) / torch.sym_max(steps - 1, 1)
+    first, last, step = (value.double() for value in (one * start, one * end, step))
+    up, down = first + index * step, last - (steps - 1 - index) * step
+    return torch.where(index < torch.sym_max(steps // 2, 1), up, down).to(dtype)
+
+
+def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """Write the positions out where a size may vary: PyTorch's own way counts with linspace."""
+    varies = any(isinstance(length, torch.SymInt) for length in size[2:])
+    return affine_grid(theta, size, bool(align_corners)) if varies else NotImplemented
+
+
+def _average(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Take the mean where the window is the whole image, whose size varies: to torch.export a window is a constant."""
+    if not _is_whole(input, kernel_size, padding) or divisor_override:
+        return NotImplemented
+    return input.mean(list(range(-len(kernel_size), 0)), keepdim=True)
+
+
+def _maximum(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """Take the maximum in the same way."""
+    if not _is_whole(input, kernel_size, padding) or dilation not in (1, (1,) * len(kernel_size)) or return_indices:
+        return NotImplemented
+    return _GLOBAL_MAXIMUM[len(kernel_size)](input, 1)
+
+
+_GLOBAL_MAXIMUM: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
+"""Number of axes -> the pool whose windows are as large as it takes."""
+
+
+def _is_whole(x: Tensor, window: Any, padding: Any) -> bool:
+    """Tell whether a window is as large as the image, at any size that it may have, and nothing is put around it."""
+    sizes = window if isinstance(window, Sequence) else ()
+    if not any(isinstance(size, torch.SymInt) for size in sizes) or padding not in (0, (0,) * len(sizes)):
+        return False
+    return all(known(size - length) == 0 for size, length in zip(sizes, x.shape[-len(sizes) :], strict=True))
+
+
+_REWRITINGS: dict[Any, Callable[..., Tensor]] = {
+    F.dropout: _dropout,
+    torch.dropout: _dropout,
+    torch.linspace: _linspace,
+    F.affine_grid: _affine_grid,
+    torch.affine_grid_generator: _affine_grid,
+    **dict.fromkeys((torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d), _average),
+    **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), _maximum),
+    **dict.fromkeys((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), _maximum),
+}
+"""Function of PyTorch -> what makes a call of it, or returns ``NotImplemented`` where it may be made as it is."""
