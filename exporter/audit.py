@@ -14,7 +14,7 @@ from torch import nn
 
 from exporter.artifact import FILES, Artifact
 from exporter.dynamic import Dimension
-from exporter.errors import ArtifactError, VerificationFailed
+from exporter.errors import ArtifactError, UsageError, VerificationFailed
 from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
 from exporter.parity import AGREEING, BULK, SLACK, TOLERANCE, Values, relative_l2
@@ -62,10 +62,12 @@ def verify(
 
     Raises:
         ArtifactError: The folder is no artifact.
-        UsageError: The network is not on the CPU.
+        UsageError: The network is no module or not on the CPU, or there is nothing to try.
         VerificationFailed: A byte has changed since the artifact was written, the network is another one, some value
             is out of bounds, or a bad target was accepted; the message lists each.
     """
+    if not batches or min(batches) < 1:
+        raise UsageError(f"batches are {list(batches)}; each must hold an image at least, and there must be one")
     artifact = intact(folder)
     manifest = artifact.manifest
     signature = Signature.of_manifest(manifest)

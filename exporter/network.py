@@ -41,10 +41,11 @@ class Network(nn.Module):
         """Wrap a model; it keeps its mode and its tensors.
 
         Raises:
-            UsageError: The model is not on the CPU, or has no values yet.
+            UsageError: The model is no module, not on the CPU, or has no values yet.
             UnsupportedModel: A part of it is scripted.
         """
         super().__init__()
+        check_module(model)
         check_present(model, type(model).__name__)
         scripted = _scripted(model)
         if scripted is not None:
@@ -145,6 +146,17 @@ def copied(model: Module) -> Module:
         ) from error
 
 
+def check_module(model: Any) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        UsageError: The model is something else, its class for example.
+    """
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise UsageError(f"the model is {what}, and must be an instance of nn.Module")
+
+
 def as_network(
     model: nn.Module,
     example: Tensor | Mapping[str, Tensor],
@@ -153,6 +165,11 @@ def as_network(
 ) -> Network:
     """Wrap a model with the signature that example inputs, batches ``[N, ...]``, show."""
     named = example if isinstance(example, Mapping) else {IMAGE: example}
+    for name, given in named.items():
+        if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+            raise UsageError(
+                f"the example of input {name!r} is a {type(given).__name__}; give a tensor, a batch [N, ...]"
+            )
     inputs = tuple(
         Input(name, tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")) for name, tensor in named.items()
     )

@@ -21,7 +21,7 @@ from exporter.judge import Judge
 from exporter.lowering import DEFAULT_TARGET, TARGETS, lower
 from exporter.manifest import describe
 from exporter.methods import METHODS, Method
-from exporter.network import Network, as_network, copied, draw
+from exporter.network import Network, as_network, check_module, copied, draw
 from exporter.own_backward import own_backward
 from exporter.program import Program, to_module
 from exporter.proof import prove
@@ -145,7 +145,7 @@ def export(
     """
     stages = stages or Stages()
     rule = method_named(method)
-    _check(formats, opset, optimize_for)
+    _check(formats, opset, optimize_for, seed)
     signature = Signature(_inputs(sample_shape), output_key, tuple(dynamic)).with_dtype(dtype)
     network = Network(of_dtype(model, dtype), signature)
     artifact.check_output(Path(folder))
@@ -193,10 +193,9 @@ def _mixed(explicit: Program, dtype: str) -> str:
 
 def _inputs(shape: Sequence[int] | Sequence[Input]) -> tuple[Input, ...]:
     """Return the inputs of a signature: those given, or the one image of a shape."""
-    given = tuple(shape)
-    if all(isinstance(one, Input) for one in given) and given:
-        return given  # type: ignore[return-value]
-    return (Input(IMAGE, given),)  # type: ignore[arg-type]
+    if isinstance(shape, Sequence) and shape and all(isinstance(one, Input) for one in shape):
+        return tuple(shape)  # type: ignore[arg-type]
+    return (Input(IMAGE, shape),)  # type: ignore[arg-type]
 
 
 def of_dtype(model: nn.Module, dtype: str) -> nn.Module:
@@ -205,6 +204,7 @@ def of_dtype(model: nn.Module, dtype: str) -> nn.Module:
     Raises:
         UsageError: The network is of another dtype than float32, and not of the one asked for.
     """
+    check_module(model)
     wanted = getattr(torch, dtype)
     odd: dict[torch.dtype, str] = {}
     for name, tensor in tensors_of(model).items():
@@ -220,14 +220,18 @@ def of_dtype(model: nn.Module, dtype: str) -> nn.Module:
     return copied(model).to(wanted) if odd else model
 
 
-def _check(formats: Sequence[str], opset: int, optimize_for: str) -> None:
+def _check(formats: Sequence[str], opset: int, optimize_for: str, seed: int) -> None:
+    if isinstance(formats, str):
+        raise UsageError(f"formats is a sequence of names, [{formats!r}]")
     unknown = [format for format in formats if format not in FORMATS]
     if unknown or not formats:
         raise UsageError(f"unknown format {', '.join(map(repr, unknown)) or '(none)'}; there are {', '.join(FORMATS)}")
-    if not emit_onnx.MIN_OPSET <= opset <= emit_onnx.MAX_OPSET:
-        raise UsageError(f"opset {opset} is not supported: {emit_onnx.MIN_OPSET} to {emit_onnx.MAX_OPSET} are")
+    if not isinstance(opset, int) or not emit_onnx.MIN_OPSET <= opset <= emit_onnx.MAX_OPSET:
+        raise UsageError(f"opset {opset!r} is not supported: {emit_onnx.MIN_OPSET} to {emit_onnx.MAX_OPSET} are")
     if optimize_for not in TARGETS:
         raise UsageError(f"cannot optimize for {optimize_for!r}; there are {', '.join(TARGETS)}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed} is out of range: 0 to {2**63 - 1} are in it")
 
 
 EMISSION = {

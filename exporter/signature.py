@@ -6,6 +6,7 @@ Nothing here needs torch, so the command line can read its options before anythi
 from __future__ import annotations
 
 import keyword
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,23 @@ class Input:
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Take any whole numbers for sizes.
+
+        Raises:
+            UsageError: The shape is not one.
+        """
+        try:
+            shape = tuple(map(operator.index, self.shape))
+        except TypeError:
+            shape = (0,)
+        if any(size < 1 for size in shape):
+            given = repr(self.shape) if isinstance(self.shape, (Sequence, int)) else f"a {type(self.shape).__name__}"
+            raise UsageError(
+                f"the shape of input {self.name!r} is {given}; give the sizes of one sample, as (3, 224, 224)"
+            )
+        object.__setattr__(self, "shape", shape)
 
     @property
     def attributed(self) -> bool:

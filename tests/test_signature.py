@@ -193,3 +193,59 @@ def test_inputs_go_by_name_where_the_network_has_the_names() -> None:
     for names, sign in ((("a", "b"), -1), (("b", "a"), 1), (("x", "y"), -1)):
         network = Network(Difference(), Signature(tuple(Input(name, (2,)) for name in names)))
         assert network(one, two).tolist() == [[sign, sign]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (torch.zeros(1, 3, 4, 4), "a Tensor"),
+        (48, "48"),
+        ("3,4,4", "'3,4,4'"),
+        ((3, 4.0, 4), r"\(3, 4\.0, 4\)"),
+        ((3, 0, 4), r"\(3, 0, 4\)"),
+    ],
+    ids=str,
+)
+def test_what_is_no_shape(shape: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        exporter.UsageError, match=f"the shape of input 'image' is {said}; give the sizes of one sample"
+    ):
+        exporter.export(nn.Linear(4, 3), shape, tmp_path / "a")
+
+
+def test_numpys_numbers_are_sizes() -> None:
+    assert Input("image", tuple(np.array([3, 4, 4]))) == Input("image", (3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [(nn.ReLU, "the class ReLU"), (lambda x: x, "a function")], ids=["class", "function"]
+)
+def test_what_is_no_network(model: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(exporter.UsageError, match=f"the model is {said}, and must be an instance of nn.Module"):
+        exporter.export(model, (4,), tmp_path / "a")
+    with pytest.raises(exporter.UsageError, match=f"the model is {said}"):
+        exporter.build(model, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"formats": "onnx"}, r"formats is a sequence of names, \['onnx'\]"),
+        ({"opset": "18"}, "opset '18' is not supported"),
+        ({"seed": -1}, "seed -1 is out of range"),
+        ({"seed": 2**63}, "seed 9223372036854775808 is out of range"),
+    ],
+    ids=str,
+)
+def test_what_is_no_option(options: dict, said: str, tmp_path: Path) -> None:
+    with pytest.raises(exporter.UsageError, match=said):
+        exporter.export(nn.Linear(4, 3), (4,), tmp_path / "a", **options)
+
+
+def test_what_is_no_batch(tmp_path: Path) -> None:
+    with pytest.raises(exporter.UsageError, match="the example of input 'image' is a tuple; give a tensor, a batch"):
+        exporter.build(nn.Linear(4, 3), (1, 4))
+    exporter.export(nn.Linear(4, 3), (4,), tmp_path / "a")
+    for batches in ([], [1, 0]):
+        with pytest.raises(exporter.UsageError, match=r"batches are .* each must hold an image"):
+            exporter.verify(tmp_path / "a", nn.Linear(4, 3), batches=batches)

@@ -485,6 +485,15 @@ def moved(net: Any, x: Tensor) -> Tensor:
     return net.head(net.conv(x).relu().mean((2, 3)))
 
 
+def written(net: Any, x: Tensor) -> Tensor:
+    """Writes into parts: a border, a half, every second column, the last row."""
+    x = net.conv(x).relu()
+    x[:, :, -2:] = x[:, :, :2] * 2
+    x[:, :, x.shape[2] // 2 :, 1::2] *= 3
+    x[:, :, -1, 1:] = 0.5
+    return net.head(x.square().mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -496,12 +505,13 @@ def moved(net: Any, x: Tensor) -> Tensor:
         parts,
         pooled,
         moved,
+        written,
     ],
     ids=[
         "a global max-pool",
         "the smaller size",
         "the larger size",
-        *["coordinates", "fractions", "parts", "pooled", "moved"],
+        *["coordinates", "fractions", "parts", "pooled", "moved", "written"],
     ],
 )
 def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:

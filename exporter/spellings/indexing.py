@@ -217,7 +217,13 @@ def _slice_scatter(
             return source
         if dim % x.ndim == 0:
             raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
-        raise UnsupportedOp("writing into a part of an image needs a fixed size: what is left of it varies")
+        first = 0 if start is None else start
+        if isinstance(first, int) and first < 0:
+            first = torch.sym_max(length + first, 0)
+        last = first + (source.shape[dim] - 1) * step + 1
+        if step > 1:
+            return _written(x, dim, torch.arange(first, last, step, device=x.device), source, False)
+        return torch.cat([aten.slice(x, dim, 0, first), source, aten.slice(x, dim, last, length)], dim)
     first, last, _ = slice(start, end, step).indices(length)
     if first >= last:
         return x
