@@ -224,6 +224,13 @@ def _program(network: Network, exported: torch.export.ExportedProgram) -> Progra
     for node in exported.graph.nodes:
         if node in copies or (node.op == "placeholder" and not node.users):
             continue
+        if node.op == "get_attr":
+            (caller, *_) = node.users
+            line = bracketed(in_text(caller.meta.get("stack_trace") or ""))
+            raise UnsupportedModel(
+                f"{_name(network)} calls {caller.target} on functions of its own{line}, and a graph has no branches "
+                "and no loops: write a branch with torch.where, and a loop in Python."
+            )
         if node.op == "output":
             graph.output((copies[logits],))
             break

@@ -39,5 +39,9 @@ def _innermost(frames: traceback.StackSummary) -> str:
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
+_GENERATED = "<eval_with_key>"
+"""How torch.fx names code that it writes."""
+
+
 def _is_users(file: str) -> bool:
-    return "/torch/" not in file and Path(__file__).parent not in Path(file).parents
+    return "/torch/" not in file and not file.startswith(_GENERATED) and Path(__file__).parent not in Path(file).parents

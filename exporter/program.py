@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,11 @@ def _in_range(graph: fx.Graph, target: fx.Node, classes: int) -> fx.Node:
     return graph.call_function(aten.gather, (table, 0, graph.call_function(aten.add, (target, 1))))
 
 
+def _not_a_number(graph: fx.Graph, value: float) -> float | fx.Node:
+    """Write NaN as a call: TorchScript knows no name of it."""
+    return graph.call_function(float, ("nan",)) if math.isnan(value) else value
+
+
 _PLAIN: dict[Any, Any] = {
     torch.sym_max: max,
     torch.sym_min: min,
@@ -220,6 +226,7 @@ def to_module(program: Program) -> fx.GraphModule:
                     copies[node] = _in_range(graph, copies[node], program.outputs[0].meta["val"].shape[1])
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+            args, kwargs = tree_map_only(float, partial(_not_a_number, graph), (args, kwargs))
             if "device" in kwargs:
                 kwargs = {**kwargs, "device": graph.call_function(getattr, (given[0][1], "device"))}
             op = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target

@@ -68,6 +68,12 @@ def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None 
     return affine_grid(theta, size, bool(align_corners)) if varies else NotImplemented
 
 
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    """Write the distances out where it varies how many there are: beyond 25 rows PyTorch computes them otherwise."""
+    varies = any(isinstance(x.shape[-2], torch.SymInt) for x in (x1, x2))
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1) if varies else NotImplemented
+
+
 def _average(
     input: Tensor,
     kernel_size: Any,
@@ -117,6 +123,7 @@ def _is_whole(x: Tensor, window: Any, padding: Any) -> bool:
 _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
     F.dropout: _dropout,
     torch.dropout: _dropout,
+    torch.cdist: _cdist,
     torch.linspace: _linspace,
     F.affine_grid: _affine_grid,
     torch.affine_grid_generator: _affine_grid,

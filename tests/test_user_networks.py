@@ -241,6 +241,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (8,),
     ),
+    "distances to prototypes": (
+        lambda: Written(lambda net, x: -torch.cdist(net.first(x).relu(), net.second.weight), **linear(8, 8, 3)),
+        (8,),
+    ),
+    "a NaN of its own": (
+        lambda: Written(
+            lambda net, x: net.second(torch.where(x > 0.5, net.first(x).relu(), float("nan")).nan_to_num(0.25)),
+            **linear(8, 8, 3),
+        ),
+        (8,),
+    ),
     "an old weight norm": (lambda: normed(nn.utils.weight_norm), (8,)),
     "an old spectral norm": (lambda: normed(nn.utils.spectral_norm), (8,)),
     "a max-pool with lists of one number": (
@@ -546,6 +557,14 @@ def test_what_python_makes_of_a_size_is_named(body: Callable[[Tensor], Tensor], 
     model = Written(lambda net, x: net.head(body(x).mean((2, 3))), head=nn.Linear(3, 3))
     with pytest.raises(exporter.UnsupportedModel, match=message):
         exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+
+
+def test_a_branch_of_a_graph_is_refused_with_its_place() -> None:
+    def branch(net: Any, x: Tensor) -> Tensor:
+        return net.head(torch.cond(net.head.bias.sum() > 0, torch.sin, torch.cos, (x,)))
+
+    with pytest.raises(exporter.UnsupportedModel, match=r"calls cond on functions .*test_user_networks\.py:\d+\), and"):
+        exporter.build(Written(branch, head=nn.Linear(8, 3)), torch.zeros(2, 8))
 
 
 def test_len_of_a_batch_is_named() -> None:
