@@ -1,4 +1,4 @@
-"""Calls that are made in other words while a network is captured, since torch.export would get them wrong."""
+"""Calls made in other words while a network is captured: torch.export would lose them, or make a size a constant."""
 
 from __future__ import annotations
 
