@@ -432,6 +432,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         lambda x: x * torch.full((5,), 2.0) + x.new_full((6, 1), 3.0) + torch.linspace(0, 1, 5) + torch.arange(1, 6)
     ),
     "matmul of two rows": lambda: lambda x: x[:, :2].transpose(2, 3) @ x[:, :2],  # as many as the sample has images
+    "a size as a tensor": lambda: lambda x: x / torch.tensor([x.shape[0], 2])[:1],
     "constants of a square": lambda: lambda x: x[:, :, :5] * torch.eye(5) + x[:, :, 1:] * torch.eye(5, 5) * 2,
     "constants with a step": lambda: lambda x: x * torch.arange(0, 10, 2) + x * (torch.arange(-2, 3) // 2),
     "floor division": lambda: lambda x: x * (x.detach() // 0.7),
