@@ -18,7 +18,7 @@ from exporter.errors import ArtifactError, UsageError, VerificationFailed
 from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
 from exporter.parity import AGREEING, BULK, SLACK, TOLERANCE, Values, relative_l2
-from exporter.pipeline import of_dtype
+from exporter.pipeline import check_seed, of_dtype
 from exporter.proof import Certificate, as_input, as_values, digest, prove
 from exporter.runtime import RUNTIMES, open_session
 from exporter.signature import Signature
@@ -66,8 +66,9 @@ def verify(
         VerificationFailed: A byte has changed since the artifact was written, the network is another one, some value
             is out of bounds, or a bad target was accepted; the message lists each.
     """
-    if not batches or min(batches) < 1:
-        raise UsageError(f"batches are {list(batches)}; each must hold an image at least, and there must be one")
+    if not isinstance(batches, Sequence) or not batches or not all(isinstance(n, int) and n > 0 for n in batches):
+        raise UsageError(f"batches are {batches!r}; give a list of whole numbers, each 1 at least")
+    check_seed(0 if seed is None else seed)
     artifact = intact(folder)
     manifest = artifact.manifest
     signature = Signature.of_manifest(manifest)
@@ -114,7 +115,8 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
         distances[runtime] = max(far)
     between = None
     if len(answers) > 1:
-        apart, in_bulk = (_between([*answers.values()], share) for share in (1.0, BULK))
+        apart = _between([*answers.values()], 1.0)
+        in_bulk = _between([*answers.values()], BULK)
         allowed = [sum(pair) for pair in zip(*bounds.values(), strict=True)]
         failures += _failures(" and ".join(answers), apart, in_bulk, allowed, signature.dtype)
         between = max(apart)

@@ -24,7 +24,7 @@ from exporter.errors import UnsupportedModel
 from exporter.lines import of_frame
 from exporter.signature import BATCH
 
-REACH = 1024
+REACH = 4096
 """Sizes up to which guards are tried."""
 
 NEARBY = 9
@@ -62,6 +62,7 @@ def dimensions(
     env = next(iter(sizes.values()))[0].node.shape_env
     guards = {env.replace(guard.expr): _asked(guard) for guard in env.guards}  # sizes found equal, by one symbol
     symbols = {name: {size.node.expr for size in group} for name, group in sizes.items()}
+    _check_apart(symbols, env)
     found = [
         Dimension(BATCH) if name == BATCH else _solve(name, own, guards, hints, explain)
         for name, own in symbols.items()
@@ -93,8 +94,11 @@ def _solve(
     step = math.gcd(*(size - sample for size in above[1:]))
     if step == 0 or len(above) != (reach - sample) // step + 1:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
-        asked = next(filter(None, map(guards.__getitem__, broken(other))), "")
-        raise UnsupportedModel(fixed(name, sample, explain(name, other), asked))
+        guard = next((guard for guard in broken(other) if guards[guard]), None)
+        why = explain(name, other)
+        if guard is not None and not why and type(guard).__name__ != "Equality":
+            raise UnsupportedModel(_asks(guards[guard], guard, f"a {name} of {other}"))
+        raise UnsupportedModel(fixed(name, sample, why, "" if guard is None else guards[guard]))
     smallest = sample
     while smallest > step and holds(smallest - step):
         smallest -= step
@@ -104,20 +108,53 @@ def _solve(
 def _check_together(
     found: Sequence[Dimension], symbols: Mapping[str, Set[Any]], guards: Mapping[Any, str], hints: Mapping[Any, int]
 ) -> None:
-    """Refuse a network that asks something of several sizes that it answers otherwise for other values of them."""
-    tried = {}
+    """Refuse a network that asks something of several sizes that it answers otherwise for other values of them.
+
+    Small, as they are, large and far apart, and equal.
+    """
+    samples = {one.name: next(hints[symbol] for symbol in symbols[one.name]) for one in found}
+    asking = {guard: _compiled(guard) for guard, asked in guards.items() if asked}
+    tried = []
     for one in found:
-        sample = next(hints[symbol] for symbol in symbols[one.name])
-        tried[one.name] = (one.min, sample, sample + NEARBY * one.multiple_of)
-    for sizes in itertools.product(*tried.values()):
-        values = {symbol: size for name, size in zip(tried, sizes, strict=True) for symbol in symbols[name]}
-        for guard, asked in guards.items():
-            if asked and not _compiled(guard)({**hints, **values}):
-                at = ", ".join(f"{name} {size}" for name, size in zip(tried, sizes, strict=True))
-                raise UnsupportedModel(
-                    f"the network asks at {asked} whether {guard}, and takes another way at {at}: a graph has one way. "
-                    "Let fewer sizes vary, or write that with torch.where."
-                )
+        larger = samples[one.name] + one.multiple_of * NEARBY
+        largest = REACH - (REACH - one.min) % one.multiple_of
+        others = {size for size in (*samples.values(), *(other.min for other in found)) if size >= one.min}
+        tried.append({one.min, larger, largest, *(size for size in others if (size - one.min) % one.multiple_of == 0)})
+    for sizes in itertools.product(*map(sorted, tried)) if asking else ():
+        at = dict(zip(samples, sizes, strict=True))
+        values = {**hints, **{symbol: size for name, size in at.items() for symbol in symbols[name]}}
+        for guard, holds in asking.items():
+            if not holds(values):
+                where = ", ".join(f"{name} {size}" for name, size in at.items())
+                raise UnsupportedModel(_asks(guards[guard], guard, where))
+
+
+def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
+    """Refuse sizes that a capture found to be one, or a multiple of another.
+
+    Raises:
+        UnsupportedModel: The network asks whether they are, and takes for granted that they always are.
+    """
+    own = [symbol for group in symbols.values() for symbol in group]
+    if len(set(own)) == len(own) and all(symbol.is_Symbol for symbol in own):
+        return
+    ties = (
+        guard for guard in env.guards if type(guard.expr).__name__ == "Equality" and env.replace(guard.expr).is_Boolean
+    )
+    guard = next((guard for guard in ties if _asked(guard)), None)
+    if guard is None:
+        raise UnsupportedModel(
+            f"the network takes {' and '.join(symbols)} that depend on each other only; let one vary"
+        )
+    raise UnsupportedModel(_asks(_asked(guard), guard.expr, "any other sizes"))
+
+
+def _asks(line: str, guard: Any, where: str) -> str:
+    """Return the message about a question that a network asks of sizes."""
+    return (
+        f"the network asks at {line} whether {guard}, and takes another way at {where}: a graph has one way. Let fewer "
+        "sizes vary, or write that with torch.where."
+    )
 
 
 def fixed_at(env: Any, size: int) -> str:
@@ -183,4 +220,11 @@ def _compiled(guard: Any) -> Callable[[Mapping[Any, int]], bool]:
     """
     symbols = list(guard.free_symbols)
     holds = lambdify(symbols, guard, modules=[SYMPY_INTERP, "math"], printer=PythonPrinter())
-    return lambda values: bool(holds(*(values[symbol] for symbol in symbols)))
+
+    def holds_at(values: Mapping[Any, int]) -> bool:
+        try:
+            return bool(holds(*(values[symbol] for symbol in symbols)))
+        except (ArithmeticError, ValueError):  # division by zero: nothing runs at such a size
+            return False
+
+    return holds_at

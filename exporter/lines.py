@@ -11,6 +11,7 @@ def in_text(text: str, or_any: bool = False) -> str:
     """Return the innermost of the user's lines in a printed traceback; where none is theirs, perhaps any innermost."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', text)
     own = [frame for frame in frames if _is_users(frame[0])] or frames * or_any
+    own = [frame for frame in own if not frame[0].startswith(_GENERATED)]
     return ":".join(own[-1]) if own else ""
 
 

@@ -33,8 +33,11 @@ AGREEING = {"float16": 0.0, "float32": 0.25, "float64": 0.25}
 BULK = 0.75
 """Share of an attribution's values, those that differ least, that agree where a sample agrees in bulk.
 
-Of those that are not zero in both. A flipped mask changes what its window reaches, a wrong rule nearly every value.
+Of those that are not zero in both. A flipped mask changes what its window reaches, and in each sample another does.
 """
+
+SEVERAL = 3
+"""In how many samples of one shape what differs at the same places is no coincidence."""
 
 MOST = {"float16": 0.25, "float32": float("inf"), "float64": float("inf")}
 """Largest bound of any sample, however far live autograd moves; the zoo's networks are at 0.03 at most in float16."""
@@ -69,6 +72,8 @@ class Parity:
         relative_l2: ``|a - b| / |b|`` of each sample's attribution, ``|b|`` at least :data:`LEAST` of the largest
             sample's; of several attributions, the largest.
         bulk_l2: The same with ``a - b`` of the :data:`BULK` alone.
+        common_l2: The same with the least ``a - b`` of all samples at each place, where as many as :data:`SEVERAL` have
+            one shape; else 0.
         max_abs: Largest absolute difference of each sample's attribution.
         logits_relative_l2: The same as ``relative_l2`` for the logits.
         undecided: How many comparisons of each sample float32 cannot decide.
@@ -81,6 +86,7 @@ class Parity:
     dtype: str
     relative_l2: tuple[float, ...]
     bulk_l2: tuple[float, ...]
+    common_l2: float
     max_abs: tuple[float, ...]
     logits_relative_l2: tuple[float, ...]
     undecided: tuple[int, ...]
@@ -109,8 +115,9 @@ class Parity:
 
     @property
     def enough(self) -> bool:
-        """Whether so many samples agree in bulk as must."""
-        return float(np.mean(self.agrees_in_bulk)) >= AGREEING[self.dtype]
+        """Whether so many samples agree in bulk as must, and what differs is not the same in all."""
+        in_bulk, must = float(np.mean(self.agrees_in_bulk)), AGREEING[self.dtype]
+        return in_bulk >= must and (must == 0 or self.common_l2 <= self.tolerance)
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -122,11 +129,16 @@ class Parity:
         """Say what is out of bounds; empty where everything is within."""
         found = []
         where = f"{self.runtime} {self.dtype}"
-        if not self.enough:
+        if AGREEING[self.dtype] and not self.common_l2 <= self.tolerance:
+            found.append(
+                f"{where}: attribution, all {len(self.bulk_l2)} samples differ in the same places, as flipped masks do "
+                f"not: relative L2 {self.common_l2:.2e} > {self.tolerance:.0e}"
+            )
+        if np.mean(self.agrees_in_bulk) < AGREEING[self.dtype]:
             found.append(
                 f"{where}: attribution, {np.mean(self.agrees_in_bulk):.0%} of {len(self.bulk_l2)} samples agree to "
-                f"{self.tolerance:.0e} in {BULK:.0%} of their values, at least {AGREEING[self.dtype]:.0%} must; "
-                f"median {float(np.median(self.bulk_l2)):.2e}"
+                f"{self.tolerance:.0e} in {BULK:.0%} of their nonzero values, at least {AGREEING[self.dtype]:.0%} "
+                f"must; median {float(np.median(self.bulk_l2)):.2e}"
             )
         for index, error in enumerate(self.logits_relative_l2):
             if not error <= self.tolerance:
@@ -148,6 +160,7 @@ class Parity:
             "agreeing": self.agreeing,
             "relative_l2": _spread(self.relative_l2),
             "bulk_l2": _spread(self.bulk_l2),
+            "common_l2": self.common_l2,
             "max_abs": _spread(self.max_abs),
             "logits_relative_l2": _spread(self.logits_relative_l2),
             "undecided": list(self.undecided),
@@ -191,6 +204,7 @@ def compare(
         dtype=dtype,
         relative_l2=tuple(attribution),
         bulk_l2=tuple(bulk),
+        common_l2=_common_l2(results, references, least),
         max_abs=tuple(max_abs),
         logits_relative_l2=tuple(logits),
         undecided=tuple(undecided),
@@ -248,6 +262,22 @@ def bulk_l2(result: Values, reference: Values, least: Mapping[str, float]) -> li
         relative_l2(result.attributions[name], rows, least[name], BULK) for name, rows in reference.attributions.items()
     ]
     return np.max(errors, axis=0).tolist()  # NaN where one is
+
+
+def _common_l2(results: Sequence[Values], references: Sequence[Values], least: Mapping[str, float]) -> float:
+    """Return the relative L2 of what differs in every sample of a shape; the largest of all attributions and shapes.
+
+    Where a border is wrong it is so in each; a mask flips here in the one and there in the other.
+    """
+    alike: dict[tuple[Any, ...], tuple[int, NDArray[np.floating]]] = {}
+    for result, reference in zip(results, references, strict=True):
+        for name, rows in reference.attributions.items():
+            for found, expected, norm in zip(result.attributions[name], rows, _norms(rows), strict=True):
+                scale = max(norm, least[name]) or 1.0
+                difference = np.abs(found.astype(np.float64) - expected) / scale
+                count, common = alike.get((name, expected.shape), (0, difference))
+                alike[name, expected.shape] = count + 1, np.minimum(common, difference)
+    return max((float(np.linalg.norm(common)) for count, common in alike.values() if count >= SEVERAL), default=0.0)
 
 
 def _smallest(differences: NDArray[np.floating], share: float) -> NDArray[np.floating]:

@@ -193,6 +193,8 @@ def _mixed(explicit: Program, dtype: str) -> str:
 
 def _inputs(shape: Sequence[int] | Sequence[Input]) -> tuple[Input, ...]:
     """Return the inputs of a signature: those given, or the one image of a shape."""
+    if isinstance(shape, Input):
+        return (shape,)
     if isinstance(shape, Sequence) and shape and all(isinstance(one, Input) for one in shape):
         return tuple(shape)  # type: ignore[arg-type]
     return (Input(IMAGE, shape),)  # type: ignore[arg-type]
@@ -230,8 +232,13 @@ def _check(formats: Sequence[str], opset: int, optimize_for: str, seed: int) -> 
         raise UsageError(f"opset {opset!r} is not supported: {emit_onnx.MIN_OPSET} to {emit_onnx.MAX_OPSET} are")
     if optimize_for not in TARGETS:
         raise UsageError(f"cannot optimize for {optimize_for!r}; there are {', '.join(TARGETS)}")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed {seed} is out of range: 0 to {2**63 - 1} are in it")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is no seed of torch's generator."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed!r} is out of range: 0 to {2**63 - 1} are in it")
 
 
 EMISSION = {

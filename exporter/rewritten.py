@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,11 +52,12 @@ def _linspace(
     torch.export knows no such number of steps but the sample's. The kernel rounds once, after the sum, which in
     float32 float64 does too.
     """
-    if not isinstance(steps, torch.SymInt) or rest.get("out") is not None:
-        return NotImplemented
     dtype = dtype or torch.get_default_dtype()
+    fits = dtype.is_floating_point and not isinstance(start, Tensor) and not isinstance(end, Tensor)
+    if not isinstance(steps, torch.SymInt) or not fits or rest.get("out") is not None:
+        return NotImplemented
     index = torch.arange(steps, device=device)
-    one = index.new_ones((), dtype=dtype if dtype.is_floating_point else torch.float64)
+    one = index.new_ones((), dtype=dtype)
     step = (one * end - one * start) / torch.sym_max(steps - 1, 1)
     first, last, step = (value.double() for value in (one * start, one * end, step))
     up, down = first + index * step, last - (steps - 1 - index) * step
@@ -75,6 +77,7 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = No
 
 
 def _average(
+    axes: int,
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -84,12 +87,13 @@ def _average(
     divisor_override: int | None = None,
 ) -> Tensor:
     """Take the mean where the window is the whole image, whose size varies: to torch.export a window is a constant."""
-    if not _is_whole(input, kernel_size, padding) or divisor_override:
+    if not _is_whole(axes, input, kernel_size, padding) or divisor_override:
         return NotImplemented
-    return input.mean(list(range(-len(kernel_size), 0)), keepdim=True)
+    return input.mean(list(range(-axes, 0)), keepdim=True)
 
 
 def _maximum(
+    axes: int,
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -99,9 +103,9 @@ def _maximum(
     return_indices: bool = False,
 ) -> Tensor:
     """Take the maximum in the same way."""
-    if not _is_whole(input, kernel_size, padding) or dilation not in (1, (1,) * len(kernel_size)) or return_indices:
+    if not _is_whole(axes, input, kernel_size, padding) or dilation not in (1, (1,) * axes) or return_indices:
         return NotImplemented
-    return _GLOBAL_MAXIMUM[len(kernel_size)](input, 1)
+    return _GLOBAL_MAXIMUM[axes](input, 1)
 
 
 _GLOBAL_MAXIMUM: dict[int, Callable[..., Tensor]] = {
@@ -112,12 +116,12 @@ _GLOBAL_MAXIMUM: dict[int, Callable[..., Tensor]] = {
 """Number of axes -> the pool whose windows are as large as it takes."""
 
 
-def _is_whole(x: Tensor, window: Any, padding: Any) -> bool:
+def _is_whole(axes: int, x: Tensor, window: Any, padding: Any) -> bool:
     """Tell whether a window is as large as the image, at any size that it may have, and nothing is put around it."""
-    sizes = window if isinstance(window, Sequence) else ()
-    if not any(isinstance(size, torch.SymInt) for size in sizes) or padding not in (0, (0,) * len(sizes)):
+    sizes = window if isinstance(window, Sequence) and len(window) == axes else ()
+    if not any(isinstance(size, torch.SymInt) for size in sizes) or padding not in (0, (0,) * axes):
         return False
-    return all(known(size - length) == 0 for size, length in zip(sizes, x.shape[-len(sizes) :], strict=True))
+    return all(known(size - length) == 0 for size, length in zip(sizes, x.shape[-axes:], strict=True))
 
 
 _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
@@ -127,8 +131,10 @@ _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
     torch.linspace: _linspace,
     F.affine_grid: _affine_grid,
     torch.affine_grid_generator: _affine_grid,
-    **dict.fromkeys((torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d), _average),
-    **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), _maximum),
-    **dict.fromkeys((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), _maximum),
+    **{pool: partial(_average, axes) for axes, pool in enumerate((torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d), 1)},
+    **{pool: partial(_maximum, axes) for axes, pool in enumerate((F.max_pool1d, F.max_pool2d, F.max_pool3d), 1)},
+    torch.max_pool1d: partial(_maximum, 1),
+    torch.max_pool2d: partial(_maximum, 2),
+    torch.max_pool3d: partial(_maximum, 3),
 }
 """Function of PyTorch -> what makes a call of it, or returns ``NotImplemented`` where it may be made as it is."""

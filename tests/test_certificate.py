@@ -30,6 +30,7 @@ def judged(
     dtype: str = "float32",
     logits: float = 0.0,
     bulk: list[float] | None = None,
+    common: float = 0.0,
 ) -> list[str]:
     count = len(errors)
     figures = Parity(
@@ -37,6 +38,7 @@ def judged(
         dtype=dtype,
         relative_l2=tuple(errors),
         bulk_l2=tuple(errors if bulk is None else bulk),
+        common_l2=common,
         max_abs=(0.1,) * count,
         logits_relative_l2=(logits,) * count,
         undecided=(5,) * count,
@@ -61,7 +63,7 @@ def judged(
         (
             [2e-5, 1e-3, 1e-3, 1e-3],
             [1, 1, 1, 1],
-            "0% of 4 samples agree to 1e-05 in 75% of their values, at least 25% must",
+            "0% of 4 samples agree to 1e-05 in 75% of their nonzero values, at least 25% must",
         ),
         ([1e-7, float("nan")], [0, 1], "sample 1, relative L2 nan > 4.0e+00"),
         ([1e-7, float("inf")], [0, 1], "sample 1, relative L2 inf > 4.0e+00"),
@@ -78,6 +80,33 @@ def test_in_a_large_image_each_sample_has_a_flipped_mask_somewhere() -> None:
     assert not judged([3e-4] * 4, [1e-4] * 4, bulk=[1e-5, 2e-5, 2e-5, 2e-5])
     assert "0% of 4 samples agree" in judged([3e-4] * 4, [1e-4] * 4, bulk=[2e-5] * 4)[0]
     assert "sample 0, relative L2 5.00e-04 > 4.0e-04" in judged([5e-4] * 4, [1e-4] * 4, bulk=[0.0] * 4)[0]
+
+
+def test_what_differs_in_every_sample_is_no_flipped_mask() -> None:
+    flipped = {"errors": [3e-4] * 4, "moves": [1e-4] * 4, "bulk": [0.0] * 4}
+    assert not judged(**flipped, common=1e-5)
+    assert "all 4 samples differ in the same places" in judged(**flipped, common=2e-5)[0]
+    assert not judged([5e-3, 0.2], [0.0, 0.06], "float16", common=1.0)
+
+
+def test_what_samples_have_in_common() -> None:
+    logits, expected = np.ones((4, 2)), np.ones((4, 100)) / 10
+
+    def common(found: np.ndarray, count: int = 4) -> float:
+        pairs = [(found[:1], expected[:1]), (found[1:count], expected[1:count])]
+        sides = [
+            [parity.Values(logits[: len(rows)], {"attribution": rows}) for rows in side]
+            for side in zip(*pairs, strict=True)
+        ]
+        return parity.compare("eager", "float32", *sides, (0,) * count).common_l2
+
+    elsewhere = expected.copy()
+    elsewhere[range(4), range(4)] = 9
+    assert common(elsewhere) == 0
+    border = elsewhere.copy()
+    border[:, 50:54] *= 1.01
+    assert common(border) == pytest.approx(0.01 * 2 / 10)
+    assert common(border, 2) == 0  # too few
 
 
 def test_float64_knows_no_excuse() -> None:

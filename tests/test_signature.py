@@ -247,5 +247,5 @@ def test_what_is_no_batch(tmp_path: Path) -> None:
         exporter.build(nn.Linear(4, 3), (1, 4))
     exporter.export(nn.Linear(4, 3), (4,), tmp_path / "a")
     for batches in ([], [1, 0]):
-        with pytest.raises(exporter.UsageError, match=r"batches are .* each must hold an image"):
+        with pytest.raises(exporter.UsageError, match=r"batches are .*; give a list of whole numbers, each 1"):
             exporter.verify(tmp_path / "a", nn.Linear(4, 3), batches=batches)

@@ -498,7 +498,7 @@ def moved(net: Any, x: Tensor) -> Tensor:
 
 def written(net: Any, x: Tensor) -> Tensor:
     """Writes into parts: a border, a half, every second column, the last row."""
-    x = net.conv(x).relu()
+    x = net.conv(x).relu().clone()
     x[:, :, -2:] = x[:, :, :2] * 2
     x[:, :, x.shape[2] // 2 :, 1::2] *= 3
     x[:, :, -1, 1:] = 0.5
@@ -528,12 +528,18 @@ def written(net: Any, x: Tensor) -> Tensor:
 def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Written(body, conv=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 3)).eval()
-    exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
-    image, target = torch.randn(2, 3, 11, 6), torch.tensor([1, -1])
-    _, attribution = attribute(model, image, target, "guided")
-    for runtime in RUNTIMES:
-        found = exporter.load(tmp_path / "a", runtime)(image.numpy(), target.numpy())
-        np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6)
+    artifact = exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+    smallest, steps = (
+        np.array([each[key] for each in artifact.manifest["dynamic"][1:]]) for key in ("min", "multiple_of")
+    )
+    target = torch.tensor([1, -1])
+    for more in ((0, 0), (1, 0), (8, 3), (2, 33)):
+        shape = smallest + steps * more
+        image = torch.randn(2, 3, *shape)
+        _, attribution = attribute(model, image, target, "guided")
+        for runtime in RUNTIMES:
+            found = exporter.load(tmp_path / "a", runtime)(image.numpy(), target.numpy())
+            np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6, err_msg=str(shape))
 
 
 @pytest.mark.parametrize(
@@ -550,13 +556,43 @@ def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
             r"the network asks at .*test_user_networks\.py:\d+ whether .* > 50, and takes another way at batch 1, "
             r"height 7, width 7: a graph has one way",
         ),
+        (lambda x: x * 2 if x.shape[2] > 40 else x, r"whether .* <= 40, and takes another way at a height of 41"),
+        (
+            lambda x: x * 2 if x.shape[2] == x.shape[3] else x,
+            r"whether Eq\(.*, and takes another way at any other size",
+        ),
+        (lambda x: x * 2 if x.shape[0] == x.shape[2] else x, r"whether Ne\(.*, and takes another way at batch"),
+        (lambda x: x * 2 if x.shape[2] % 32 == 0 else x, r"whether Ne\(Mod\(.*, 32\), 0\), .* at a height of 32"),
     ],
-    ids=["a whole number", "a float", "a comparison of two sizes"],
+    ids=[
+        "a whole number",
+        "a float",
+        "a comparison of two sizes",
+        "a comparison with a number",
+        "two sizes that are equal",
+        "a size as large as the batch",
+        "a rest",
+    ],
 )
 def test_what_python_makes_of_a_size_is_named(body: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
     model = Written(lambda net, x: net.head(body(x).mean((2, 3))), head=nn.Linear(3, 3))
     with pytest.raises(exporter.UnsupportedModel, match=message):
         exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+
+
+def test_fractions_that_python_rounds_otherwise_are_refused(tmp_path: Path) -> None:
+    """What becomes of ``x * 0.7 * 10`` is a formula ``7.0 * x``, and where that is 49 the other is 48.99."""
+    model = Written(
+        lambda net, x: net.head(F.pad(x, (0, math.floor(x.shape[3] * 0.7 * 10))).sum((2, 3))), head=nn.Linear(3, 3)
+    )
+    with pytest.raises(exporter.UnsupportedOp, match=r"no formula for the varying size FloorToInt\(7.0"):
+        exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+
+
+def test_a_size_at_which_nothing_can_be_computed_is_none(tmp_path: Path) -> None:
+    model = Written(lambda net, x: net.head(F.pad(x, (0, 32 // (x.shape[2] - 3))).mean((2, 3))), head=nn.Linear(3, 3))
+    artifact = exporter.export(model, (3, 8, 8), tmp_path / "a", dynamic=ANY_SIZE)
+    assert artifact.manifest["dynamic"][1] == {"name": "height", "min": 4, "multiple_of": 1}
 
 
 def test_a_branch_of_a_graph_is_refused_with_its_place() -> None:

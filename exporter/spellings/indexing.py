@@ -218,6 +218,10 @@ def _slice_scatter(
         if dim % x.ndim == 0:
             raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
         first = 0 if start is None else start
+        if isinstance(first, torch.SymInt) and first.node.hint < 0:
+            raise UnsupportedOp(
+                "where it writes is counted from the end, by a number that varies; count from the start"
+            )
         if isinstance(first, int) and first < 0:
             first = torch.sym_max(length + first, 0)
         last = first + (source.shape[dim] - 1) * step + 1

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
-from exporter.sizes import is_one
 from exporter.spellings.resampling import far, near
 from exporter.spellings.table import aten, spelling
 
@@ -57,8 +56,8 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tens
     columns: list[Tensor] = []
     for axis, length in enumerate(lengths):
         place = torch.arange(length, device=theta.device) * theta.new_ones(())
-        ends = length - 1 if align_corners else length
-        place = (2 * place - (length - 1)) / ends if not is_one(length) else place
+        ends = torch.sym_max(length - 1, 1) if align_corners else length  # one sample is in the middle
+        place = (2 * place - (length - 1)) / ends
         columns.insert(0, place.reshape([-1 if other == axis else 1 for other in range(axes)]).expand(lengths))
     base = torch.stack([*columns, torch.ones_like(columns[0])], -1).reshape([-1, axes + 1])
     return torch.matmul(base, theta.transpose(1, 2)).reshape([-1, *lengths, axes])

@@ -106,7 +106,7 @@ class Emitter:
         for node, name in self._names.items():
             self._values[node] = Value(name, node.meta["val"])
         self._dimensions: dict[str, str] = {}  # what a size is as a formula -> its name
-        self._formulas = Formulas(self)
+        self._formulas = Formulas(self, _fractions(program))
         self._needed = _needed(program)
         for node in self._inputs():
             for axis, size in enumerate(node.meta["val"].shape):
@@ -408,3 +408,9 @@ def onnx_dtype(dtype: torch.dtype) -> int:
 def _initializer(name: str, tensor: Tensor) -> TensorProto:
     array = tensor.detach().cpu().contiguous().numpy()
     return helper.make_tensor(name, onnx_dtype(tensor.dtype), array.shape, array.tobytes(), raw=True)
+
+
+def _fractions(program: Program) -> set[float]:
+    """Return the magnitudes of the constants that a program's sizes are computed with."""
+    sized = (n for n in program.graph.nodes if isinstance(n.meta.get("val"), (torch.SymInt, torch.SymFloat)))
+    return {abs(float(a)) for node in sized for a in node.args if isinstance(a, (int, float))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +23,16 @@ class Formulas:
         symbols: Symbol -> the input, and the axis of it, whose size it stands for.
     """
 
-    def __init__(self, emitter: Emitter) -> None:
-        """Start with none."""
+    def __init__(self, emitter: Emitter, constants: Set[float]) -> None:
+        """Start with none.
+
+        Args:
+            emitter: Whose graph it is.
+            constants: The fractions that the program computes sizes with.
+        """
         self.symbols: dict[Any, tuple[str, int]] = {}
         self._emitter = emitter
+        self._constants = constants
         self._found: dict[Any, str] = {}
 
     def whole(self, formula: Any) -> str:
@@ -88,13 +95,30 @@ class Formulas:
             name = e.op("Mul", base, base)
             for _ in range(int(formula.exp) - 2):
                 name = e.op("Mul", name, base)
-        elif kind in _ROUNDED:
+        elif kind in _ROUNDED and self._roundings(formula.args[0]) <= 1:
             number = self.number(formula.args[0])
             rounded = _ROUNDED[kind]
             name = e.cast(e.op(rounded, number) if rounded else number, torch.int64)
         else:
             raise UnsupportedOp(f"ONNX has no formula for the varying size {formula}")
         return name
+
+    def _roundings(self, formula: Any) -> int:
+        """Return how many times a number is rounded, or more than once where the program may round it otherwise.
+
+        A formula may have been put together: ``7.0 * h`` is what becomes of ``h * 0.7 * 10``, and the whole number that
+        is made of it is another. With constants of the program's own, and one rounding, it cannot be.
+        """
+        kind = type(formula).__name__
+        if formula.is_Float:
+            value = abs(float(formula))
+            return 2 if value not in self._constants else int(not (value * 2**20).is_integer())
+        if formula.is_Add or formula.is_Mul:
+            varying = sum(not part.is_number for part in formula.args)
+            return sum(map(self._roundings, formula.args)) + (varying - 1 if formula.is_Mul else 0)
+        if kind in ("IntTrueDiv", "FloatTrueDiv"):
+            return 1 + sum(2 * (self._roundings(part) > 1) for part in formula.args)
+        return 0 if formula.is_integer or kind == "ToFloat" else 2
 
     def _sum_or_product(self, formula: Any) -> str:
         """Append a sum or a product; a factor like 1/2 divides what comes of the others, evenly by construction."""
