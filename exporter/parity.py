@@ -3,9 +3,10 @@
 In float64 rounding cannot hide a wrong rule, so every sample must agree to 1e-10. In float32 an attribution is
 discontinuous where a rectifier's input is within rounding of zero, or a max-pool's two largest values of each other:
 one flipped mask deep in a VGG changes 3 % of the pixels. So a sample may differ, but not by more than live autograd
-itself does when its input moves by rounding; and in enough samples the bulk of the values must agree outright, for
-among the 180 million decisions of a ResNet-18 on 1024x1024 some flip in every sample, few pixels each. In float16 masks
-flip in nearly every sample of a deep network, so none need agree; there no sample may be off by more than a quarter.
+itself does when its input moves by rounding; in enough samples the bulk of the values must agree outright, for among
+the 48 million rectifier inputs of a ResNet-18 on 1024x1024 some flip in every sample, few pixels each; and what differs
+must not be the same in all samples, as a border that is wrong would be. In float16 masks flip in nearly every sample of
+a deep network, so none need agree; there no sample may be off by more than a quarter.
 """
 
 from __future__ import annotations
