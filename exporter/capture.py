@@ -225,7 +225,7 @@ def _program(network: Network, exported: torch.export.ExportedProgram) -> Progra
         if node in copies or (node.op == "placeholder" and not node.users):
             continue
         if node.op == "get_attr":
-            (caller, *_) = node.users
+            caller = next(iter(node.users), node)
             line = bracketed(in_text(caller.meta.get("stack_trace") or ""))
             raise UnsupportedModel(
                 f"{_name(network)} calls {caller.target} on functions of its own{line}, and a graph has no branches "

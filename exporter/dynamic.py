@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from sympy import lambdify
+from sympy import Symbol, lambdify
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 from torch.utils._sympy.printers import PythonPrinter
 
@@ -62,12 +62,13 @@ def dimensions(
     env = next(iter(sizes.values()))[0].node.shape_env
     guards = {env.replace(guard.expr): _asked(guard) for guard in env.guards}  # sizes found equal, by one symbol
     symbols = {name: {size.node.expr for size in group} for name, group in sizes.items()}
+    names = {symbol: name for name, group in symbols.items() for symbol in group}
     _check_apart(symbols, env)
     found = [
-        Dimension(BATCH) if name == BATCH else _solve(name, own, guards, hints, explain)
+        Dimension(BATCH) if name == BATCH else _solve(name, own, guards, hints, explain, names)
         for name, own in symbols.items()
     ]
-    _check_together(found, symbols, guards, hints)
+    _check_together(found, symbols, guards, hints, names)
     return tuple(found)
 
 
@@ -77,6 +78,7 @@ def _solve(
     guards: Mapping[Any, str],
     hints: Mapping[Any, int],
     explain: Callable[[str, int], str],
+    names: Mapping[Any, str],
 ) -> Dimension:
     """Try a size's values one by one; from the smallest good one on they must be evenly spaced, as far as we look."""
     sample = next(hints[symbol] for symbol in symbols)
@@ -97,7 +99,7 @@ def _solve(
         guard = next((guard for guard in broken(other) if guards[guard]), None)
         why = explain(name, other)
         if guard is not None and not why and type(guard).__name__ != "Equality":
-            raise UnsupportedModel(_asks(guards[guard], guard, f"a {name} of {other}"))
+            raise UnsupportedModel(_asks(guards[guard], _named(guard, names), f"a {name} of {other}"))
         raise UnsupportedModel(fixed(name, sample, why, "" if guard is None else guards[guard]))
     smallest = sample
     while smallest > step and holds(smallest - step):
@@ -106,7 +108,11 @@ def _solve(
 
 
 def _check_together(
-    found: Sequence[Dimension], symbols: Mapping[str, Set[Any]], guards: Mapping[Any, str], hints: Mapping[Any, int]
+    found: Sequence[Dimension],
+    symbols: Mapping[str, Set[Any]],
+    guards: Mapping[Any, str],
+    hints: Mapping[Any, int],
+    names: Mapping[Any, str],
 ) -> None:
     """Refuse a network that asks something of several sizes that it answers otherwise for other values of them.
 
@@ -126,7 +132,7 @@ def _check_together(
         for guard, holds in asking.items():
             if not holds(values):
                 where = ", ".join(f"{name} {size}" for name, size in at.items())
-                raise UnsupportedModel(_asks(guards[guard], guard, where))
+                raise UnsupportedModel(_asks(guards[guard], _named(guard, names), where))
 
 
 def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
@@ -143,17 +149,20 @@ def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
     )
     guard = next((guard for guard in ties if _asked(guard)), None)
     if guard is None:
-        raise UnsupportedModel(
-            f"the network takes {' and '.join(symbols)} that depend on each other only; let one vary"
-        )
-    raise UnsupportedModel(_asks(_asked(guard), guard.expr, "any other sizes"))
+        raise UnsupportedModel(f"the network takes {', '.join(symbols)} that depend on each other only; let one vary")
+    raise UnsupportedModel(_asks(_asked(guard), f"{', '.join(symbols)} are to each other as here", "other sizes"))
 
 
-def _asks(line: str, guard: Any, where: str) -> str:
+def _named(guard: Any, names: Mapping[Any, str]) -> str:
+    """Return a condition in the words of an artifact's axes."""
+    return str(guard.xreplace({symbol: Symbol(name) for symbol, name in names.items()}))
+
+
+def _asks(line: str, question: str, where: str) -> str:
     """Return the message about a question that a network asks of sizes."""
     return (
-        f"the network asks at {line} whether {guard}, and takes another way at {where}: a graph has one way. Let fewer "
-        "sizes vary, or write that with torch.where."
+        f"the network asks at {line} whether {question}, and takes another way at {where}: a graph has one way. "
+        "Let fewer sizes vary, or write that with torch.where."
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from exporter.errors import ArtifactError, UsageError, VerificationFailed
+from exporter.errors import ArtifactError, SaliportError, UsageError, VerificationFailed, first_line
 from exporter.judge import Case, Judge
 from exporter.network import evaluating
 from exporter.own_backward import own_backward
@@ -202,7 +202,14 @@ class _Trial:
 
     def _try(self, each: _Tried) -> None:
         cases = self._judge.targets.result()
-        each.run(cases, self._names)
+        try:
+            each.run(cases, self._names)
+        except (SaliportError, VerificationFailed, MemoryError):
+            raise
+        except Exception as error:
+            raise VerificationFailed(
+                f"{each.runtime} does not run it in {each.dtype}; nothing was written: {first_line(error)}"
+            ) from error
         each.try_bad_targets(cases)
 
     @property

@@ -311,6 +311,27 @@ def test_a_file_that_does_not_run_in_float64_is_proven_in_float32(
         export(Casting(), (4,), tmp_path / "b")
 
 
+def test_a_file_that_stops_is_not_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from exporter.runtime import open_session
+
+    def opened(path: Path, runtime: str, *given: object, **options: object):
+        session = open_session(path, runtime, *given, **options)
+
+        def stop(*args: object) -> None:
+            raise RuntimeError("Shape mismatch\n  in Expand")
+
+        if runtime == "onnxruntime":
+            session._run = stop
+        return session
+
+    monkeypatch.setattr(proof, "open_session", opened)
+    with pytest.raises(
+        exporter.VerificationFailed, match=r"^onnxruntime does not run it in float32; .*: Shape mismatch$"
+    ):
+        export(Casting(), (4,), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 class Skewed:
     """A session that is wrong by five percent, in some calls only."""
 
