@@ -124,8 +124,8 @@ def _check_together(
     for one in found:
         larger = samples[one.name] + one.multiple_of * NEARBY
         largest = REACH - (REACH - one.min) % one.multiple_of
-        others = {size for size in (*samples.values(), *(other.min for other in found)) if size >= one.min}
-        tried.append({one.min, larger, largest, *(size for size in others if (size - one.min) % one.multiple_of == 0)})
+        every = (one.min, larger, largest, *samples.values(), *(other.min for other in found))
+        tried.append({size for size in every if size >= one.min and (size - one.min) % one.multiple_of == 0})
     for sizes in itertools.product(*map(sorted, tried)) if asking else ():
         at = dict(zip(samples, sizes, strict=True))
         values = {**hints, **{symbol: size for name, size in at.items() for symbol in symbols[name]}}

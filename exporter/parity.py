@@ -115,10 +115,14 @@ class Parity:
         return np.asarray(self.bulk_l2) <= self.tolerance
 
     @property
-    def enough(self) -> bool:
-        """Whether so many samples agree in bulk as must, and what differs is not the same in all."""
-        in_bulk, must = float(np.mean(self.agrees_in_bulk)), AGREEING[self.dtype]
-        return in_bulk >= must and (must == 0 or self.common_l2 <= self.tolerance)
+    def few(self) -> bool:
+        """Whether fewer samples agree in bulk than must."""
+        return float(np.mean(self.agrees_in_bulk)) < AGREEING[self.dtype]
+
+    @property
+    def alike(self) -> bool:
+        """Whether what differs is the same in all samples, which no flipped mask is; never where none need agree."""
+        return AGREEING[self.dtype] > 0 and not self.common_l2 <= self.tolerance
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -130,12 +134,12 @@ class Parity:
         """Say what is out of bounds; empty where everything is within."""
         found = []
         where = f"{self.runtime} {self.dtype}"
-        if AGREEING[self.dtype] and not self.common_l2 <= self.tolerance:
+        if self.alike:
             found.append(
                 f"{where}: attribution, all {len(self.bulk_l2)} samples differ in the same places, as flipped masks do "
                 f"not: relative L2 {self.common_l2:.2e} > {self.tolerance:.0e}"
             )
-        if np.mean(self.agrees_in_bulk) < AGREEING[self.dtype]:
+        if self.few:
             found.append(
                 f"{where}: attribution, {np.mean(self.agrees_in_bulk):.0%} of {len(self.bulk_l2)} samples agree to "
                 f"{self.tolerance:.0e} in {BULK:.0%} of their nonzero values, at least {AGREEING[self.dtype]:.0%} "
@@ -193,7 +197,7 @@ def compare(
             name: relative_l2(result.attributions[name], rows, least[name])
             for name, rows in reference.attributions.items()
         }
-        bulk += bulk_l2(result, reference, least)
+        bulk += _bulk_l2(result, reference, least)
         for sample in range(len(reference.logits)):
             name = max(errors, key=lambda name: np.nan_to_num(errors[name][sample], nan=np.inf))
             found, expected = result.attributions[name][sample], reference.attributions[name][sample]
@@ -257,7 +261,7 @@ def relative_l2(
     return errors
 
 
-def bulk_l2(result: Values, reference: Values, least: Mapping[str, float]) -> list[float]:
+def _bulk_l2(result: Values, reference: Values, least: Mapping[str, float]) -> list[float]:
     """Return ``relative_l2`` of each sample over its :data:`BULK`; of several attributions, the largest."""
     errors = [
         relative_l2(result.attributions[name], rows, least[name], BULK) for name, rows in reference.attributions.items()

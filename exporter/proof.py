@@ -244,7 +244,8 @@ class _Trial:
             [target != PREDICTED for target in targets],
         ]
         return not AGREEING[self._dtype] or all(
-            parity.enough and all((parity.agrees_in_bulk & kind).any() or not any(kind) for kind in kinds)
+            not (parity.few or parity.alike)
+            and all((parity.agrees_in_bulk & kind).any() or not any(kind) for kind in kinds)
             for parity in self.parities()
             if parity.dtype == self._dtype
         )

@@ -522,7 +522,12 @@ def written(net: Any, x: Tensor) -> Tensor:
         "a global max-pool",
         "the smaller size",
         "the larger size",
-        *["coordinates", "fractions", "parts", "pooled", "moved", "written"],
+        "coordinates",
+        "fractions",
+        "parts",
+        "pooled",
+        "moved",
+        "written",
     ],
 )
 def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
