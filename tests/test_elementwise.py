@@ -21,7 +21,8 @@ from exporter.elementwise import Elementwise
 from exporter.lowering import PASSES, lower
 from exporter.methods import METHODS
 from exporter.program import Program
-from models import entry
+from models.cifar_resnet import CifarResNet
+from models.mobilenet import InvertedResidual
 from tests.networks import CeilPooled, Strided, Unet
 
 aten = torch.ops.aten
@@ -143,9 +144,13 @@ def test_a_dtype_that_depends_on_the_default(fake, monkeypatch) -> None:
 
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor, tuple[str, ...]]]] = {
-    "mobilenet_v2": lambda: (entry("mobilenet_v2").factory(), torch.zeros(1, 3, 64, 64), ("batch",)),
-    "cifar_resnet20 of any size": lambda: (
-        entry("cifar_resnet20").factory(),
+    "inverted residuals": lambda: (
+        nn.Sequential(InvertedResidual(3, 8, 2, 6), InvertedResidual(8, 8, 1, 6), nn.Flatten(), nn.Linear(512, 5)),
+        torch.zeros(1, 3, 16, 16),
+        ("batch",),
+    ),
+    "a ResNet of any size": lambda: (
+        CifarResNet(1, num_classes=5, width=4),
         torch.zeros(1, 3, 32, 32),
         ("batch", "height", "width"),
     ),

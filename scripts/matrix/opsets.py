@@ -51,7 +51,7 @@ def write_opsets(folder: Path, networks: Sequence[tuple[str, int]]) -> dict[str,
     from exporter.capture import capture
     from exporter.differentiate import differentiate
     from exporter.methods import METHODS as RULES
-    from exporter.pipeline import write as write_file
+    from exporter.pipeline import emit, lowered_for
     from exporter.reference import live
     from exporter.sources import resolve
 
@@ -63,8 +63,9 @@ def write_opsets(folder: Path, networks: Sequence[tuple[str, int]]) -> dict[str,
         images = torch.randn(4, *source.sample_shape, generator=torch.Generator().manual_seed(2))
         target = torch.tensor([-1, 1, -1, 3])
         explicit = differentiate(canonicalize(capture(source.model, images)), RULES["guided"])
+        lowered = lowered_for(explicit, "onnx")
         for opset in OPSETS:
-            write_file(explicit, "onnx", folder / f"{name}-{opset}.onnx", opset)
+            emit(lowered, "onnx", folder / f"{name}-{opset}.onnx", opset)
         np.savez(folder / f"{name}.npz", image_0=images.numpy(), target_0=target.numpy())
         expected[name] = live(source.model, images, target, "guided", count=False)[1][0].numpy()
     return expected

@@ -13,7 +13,7 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.methods import METHODS
-from exporter.pipeline import write
+from exporter.pipeline import emit, lowered_for
 from scripts.matrix.installed import OLDEST, install, work
 from scripts.matrix.opsets import OPSETS, try_opsets, write_opsets
 from tests.examples.conftest import Once, Require
@@ -56,8 +56,9 @@ def written(once: Once) -> Path:
         for name in WHOLE:
             model, images = whole(name)
             explicit = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
+            lowered = lowered_for(explicit, "onnx")
             for opset in OPSETS:
-                write(explicit, "onnx", folder / f"{name}-{opset}.onnx", opset)
+                emit(lowered, "onnx", folder / f"{name}-{opset}.onnx", opset)
             logits, attribution = attribute(model, images, target, "guided")
             np.savez(folder / f"{name}.npz", image_0=images.numpy(), target_0=target.numpy())
             np.savez(folder / f"{name}-expected.npz", logits=logits.numpy(), attribution=attribution.numpy())
