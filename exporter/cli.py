@@ -76,7 +76,7 @@ def main() -> None:
     type=Sizes(),
     default="batch",
     show_default=True,
-    help="Sizes that may vary: batch, or batch,height,width.",
+    help="Sizes that may vary, the batch always: batch,height,width of images, batch,length of signals.",
 )
 @click.option(
     "--dtype",

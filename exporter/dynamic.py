@@ -36,7 +36,7 @@ class Dimension:
     """A size that may vary.
 
     Attributes:
-        name: Of :data:`exporter.signature.AXES`.
+        name: Of :data:`exporter.signature.SIZES`.
         min: The smallest value.
         multiple_of: Values are ``min`` plus a multiple of this.
     """
@@ -200,8 +200,8 @@ def fixed(name: str, sample: int, why: str, asked: str = "") -> str:
         )
     return (
         f"--dynamic {name}: the network takes a {name} of {sample} only{why}. A linear layer "
-        "after a flatten fixes the size, and so does a kernel as large as the image; pool to a fixed size, as "
-        "nn.AdaptiveAvgPool2d does, or leave this size out."
+        "after a flatten fixes the size, and so do a kernel as large as the input and a recurrent layer; pool to a "
+        "fixed size, as nn.AdaptiveAvgPool2d does, or leave this size out."
     )
 
 

@@ -19,8 +19,8 @@ from exporter.sources.weights import check_present
 
 Module = TypeVar("Module", bound=nn.Module)
 
-SUMMED = "sum over height and width"
-"""How a segmentation network's scores ``[N, K, H, W]`` become logits ``[N, K]``."""
+SUMMED = {4: "sum over height and width", 5: "sum over depth, height and width"}
+"""Rank of a segmentation network's scores, ``[N, K, H, W]`` or ``[N, K, D, H, W]`` -> how they become logits."""
 
 
 _TRACED: type = torch.jit.TopLevelTracedModule  # type: ignore[attr-defined]
@@ -69,10 +69,10 @@ class Network(nn.Module):
             UnsupportedModel: The model returns no logits ``[N, K]`` where the signature looks for them.
         """
         scores = self.scores(*inputs)
-        return scores.sum((2, 3)) if scores.ndim == 4 else scores
+        return scores.sum(tuple(range(2, scores.ndim))) if scores.ndim in SUMMED else scores
 
     def scores(self, *inputs: Tensor) -> Tensor:
-        """Return what the model answers with where the signature looks: ``[N, K]``, or ``[N, K, H, W]``."""
+        """Return what the model answers with where the signature looks: ``[N, K]``, or scores as in :data:`SUMMED`."""
         if self._keywords is None:
             return self._pick(self.model(*inputs))
         return self._pick(self.model(**dict(zip(self._keywords, inputs, strict=True))))
@@ -81,7 +81,7 @@ class Network(nn.Module):
         """Say how the scores become logits, or None where they are logits already; runs the model on one sample."""
         inputs = draw(self.signature.inputs, 1, torch.Generator().manual_seed(0))
         with evaluating(self):
-            return SUMMED if run(self.scores, inputs).ndim == 4 else None
+            return SUMMED.get(run(self.scores, inputs).ndim)
 
     def _pick(self, output: Any) -> Tensor:
         name, key = type(self.model).__name__, self.signature.output_key

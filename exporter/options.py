@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from exporter.signature import AXES, WHOLE, Input
+from exporter.signature import SIZES, WHOLE, Input
 
 METHOD_NAMES = ("guided", "gradient", "deconvnet")
 FORMAT_NAMES = ("torchscript", "onnx")
@@ -63,8 +63,8 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
             return value
         names = tuple(part.strip() for part in value.split(","))
         for name in names:
-            if name not in AXES:
-                self.fail(f"unknown size {name!r}; there are {', '.join(AXES)}", param, ctx)
+            if name not in SIZES:
+                self.fail(f"unknown size {name!r}; there are {', '.join(SIZES)}", param, ctx)
         return names
 
 

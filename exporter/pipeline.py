@@ -51,7 +51,8 @@ def build(
         example_input: A batch of any size, or one for each input by name; only shape and dtype matter.
         method: ``guided``, ``gradient`` or ``deconvnet``; see :mod:`exporter.methods`.
         output_key: Where the logits are in what the network returns; see :class:`exporter.signature.Signature`.
-        dynamic: The sizes that may vary: ``batch`` always, ``height`` and ``width`` of images ``[N, C, H, W]``.
+        dynamic: The sizes that may vary: ``batch`` always, ``height`` and ``width`` of images ``[N, C, H, W]``,
+            ``length`` of signals; see :data:`exporter.signature.AXES`.
 
     Returns:
         A module whose ``forward(image, target)`` returns ``(logits, attribution)``, or of several inputs

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from exporter.dynamic import Dimension, implied
 from exporter.elementwise import Elementwise, looks_like
 from exporter.errors import UnsupportedOp
-from exporter.signature import BATCH, SIZES, TARGET
+from exporter.signature import BATCH, TARGET, size_name
 from exporter.uncollected import uncollected
 
 SCOPE = "saliport.scope"
@@ -155,7 +155,7 @@ def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.N
         fake = node.meta["val"]
         own = [graph.call_function(aten.sym_size, (placeholder, axis)) for axis in range(fake.ndim)]
         sizes = [
-            size if isinstance(size, int) else varying.setdefault(SIZES[axis], own[axis])
+            size if isinstance(size, int) else varying.setdefault(size_name(fake.ndim, axis), own[axis])
             for axis, size in enumerate(fake.shape)
         ]
         checked[node] = graph.call_function(aten.view, (graph.call_function(aten.expand, (placeholder, sizes)), own))

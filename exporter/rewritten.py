@@ -108,6 +108,27 @@ def _maximum(
     return _GLOBAL_MAXIMUM[axes](input, 1)
 
 
+def _maximum_of_signal(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """Take the maxima of a signal as of an image one pixel high: PyTorch's own pool makes a constant of the length."""
+    whole = _maximum(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    if whole is not NotImplemented or not isinstance(input.shape[-1], torch.SymInt) or return_indices:
+        return whole
+    kernel, step, border, apart = (
+        value if isinstance(value, int) else value[0]
+        for value in (kernel_size, stride or kernel_size, padding, dilation)
+    )
+    image = input.unsqueeze(-2)
+    return F.max_pool2d(image, (1, kernel), (1, step), (0, border), (1, apart), ceil_mode).squeeze(-2)
+
+
 _GLOBAL_MAXIMUM: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
@@ -132,9 +153,8 @@ _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
     F.affine_grid: _affine_grid,
     torch.affine_grid_generator: _affine_grid,
     **{pool: partial(_average, axes) for axes, pool in enumerate((torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d), 1)},
-    **{pool: partial(_maximum, axes) for axes, pool in enumerate((F.max_pool1d, F.max_pool2d, F.max_pool3d), 1)},
-    torch.max_pool1d: partial(_maximum, 1),
-    torch.max_pool2d: partial(_maximum, 2),
-    torch.max_pool3d: partial(_maximum, 3),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _maximum_of_signal),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), partial(_maximum, 2)),
+    **dict.fromkeys((F.max_pool3d, torch.max_pool3d), partial(_maximum, 3)),
 }
 """Function of PyTorch -> what makes a call of it, or returns ``NotImplemented`` where it may be made as it is."""

@@ -19,11 +19,20 @@ LOGITS = "logits"
 ATTRIBUTION = "attribution"
 
 BATCH = "batch"
-AXES = {BATCH: 0, "height": 2, "width": 3}
-"""Name of a size that may vary -> the axis that has it."""
+AXES = {"length": {2: 1, 3: 2}, "depth": {5: 2}, "height": {4: 2, 5: 3}, "width": {4: 3, 5: 4}}
+"""Name of a size that may vary beside the batch -> rank of an input, with the batch -> the axis that has it.
 
-SIZES = {axis: name for name, axis in AXES.items()}
-"""The same the other way round."""
+Signals ``[N, C, L]``, or ``[N, L]`` where no input is one; images ``[N, C, H, W]``; volumes ``[N, C, D, H, W]``.
+"""
+
+SIZES = (BATCH, *AXES)
+"""Names of the sizes that may vary."""
+
+
+def size_name(rank: int, axis: int) -> str:
+    """Return what a varying size of an input of a rank, with the batch, is called."""
+    return next((name for name, axes in AXES.items() if axes.get(rank) == axis), BATCH)
+
 
 FLOATS = ("float32", "float64", "float16")
 """What an artifact can compute in."""
@@ -77,7 +86,7 @@ class Signature:
         inputs: In the order of the artifact's inputs.
         output_key: Where the logits are in what the network returns: an index, a name, or a path of them, separated
             by dots; None where it returns the logits alone.
-        dynamic: The sizes that may vary, of :data:`AXES`.
+        dynamic: The sizes that may vary, of :data:`SIZES`.
     """
 
     inputs: tuple[Input, ...]
@@ -101,21 +110,24 @@ class Signature:
                 )
         if not any(given.attributed for given in self.inputs):
             raise UsageError("no input is of floating point, so there is nothing to attribute to")
-        unknown = [size for size in self.dynamic if size not in AXES]
+        unknown = [size for size in self.dynamic if size not in SIZES]
         if unknown or BATCH not in self.dynamic:
             raise UsageError(
-                f"unknown dynamic size {unknown[0]!r}; there are {', '.join(AXES)}"
+                f"unknown dynamic size {unknown[0]!r}; there are {', '.join(SIZES)}"
                 if unknown
-                else "the batch is always dynamic; write --dynamic batch,height,width"
+                else f"the batch is always dynamic; write --dynamic {','.join((BATCH, *self.dynamic))}"
             )
-        images = [given for given in self.inputs if len(given.shape) == 3]
-        if len(self.dynamic) > 1 and not images:
-            raise UsageError("--dynamic height and width are the last two sizes of an input [N, C, H, W]; none is one")
         for size in self.dynamic:
-            lengths = {given.name: given.shape[AXES[size] - 1] for given in images if size != BATCH}
-            if len(set(lengths.values())) > 1:
-                have = " and ".join(f"{name} {length}" for name, length in lengths.items())
-                raise UsageError(f"--dynamic {size}: images share one {size}, and here {have}; leave this size out")
+            axes = [(given, axis) for given in self.inputs for axis, s in self.dynamic_axes(given).items() if s == size]
+            have = {given.name: given.shape[axis - 1] for given, axis in axes if size != BATCH}
+            if not axes:
+                raise UsageError(
+                    f"--dynamic {size}: no input has one. The length is the last size of a signal [N, C, L] or [N, L], "
+                    "height and width are those of an image [N, C, H, W], and a volume [N, C, D, H, W] has a depth."
+                )
+            if len(set(have.values())) > 1:
+                each = " and ".join(f"{name} {length}" for name, length in have.items())
+                raise UsageError(f"--dynamic {size}: inputs share one {size}, and here {each}; leave this size out")
 
     @property
     def dtype(self) -> str:
@@ -130,7 +142,10 @@ class Signature:
 
     def dynamic_axes(self, given: Input) -> dict[int, str]:
         """Return which axes of an input may vary, and what their sizes are called."""
-        return {AXES[size]: size for size in self.dynamic if size == BATCH or len(given.shape) == 3}
+        rank = len(given.shape) + 1
+        if rank == 2 and any(len(other.shape) == 2 for other in self.inputs):
+            return {0: BATCH}  # beside a signal [N, C, L] these are features
+        return {0: BATCH, **{AXES[size][rank]: size for size in self.dynamic if rank in AXES.get(size, {})}}
 
     def with_dtype(self, dtype: str) -> Signature:
         """Return the same signature with every floating point input of another dtype."""

@@ -93,3 +93,58 @@ class Flattened(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.flatten(F.relu(self.stem(x)), 1))  # the linear layer
+
+
+class Signal(nn.Module):
+    """What sound and heartbeats are classified by: pools of one axis, overlapping and not, and norms over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv1d(2, 8, 9, 4, 4), nn.BatchNorm1d(8)
+        self.body, self.over_time = nn.Conv1d(8, 8, 3, padding=2, dilation=2), nn.InstanceNorm1d(8, affine=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool1d(F.relu(self.norm(self.stem(x))), 3, 2, 1)
+        x = F.max_pool1d(F.relu(self.over_time(self.body(x)) + x), 2)
+        return self.head(torch.cat([F.adaptive_avg_pool1d(x, 1), F.adaptive_max_pool1d(x, 1)], 1).flatten(1))
+
+
+class Wave(nn.Module):
+    """One number per moment, without a channel, of which parts attend to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(1, 8, 8, 4)
+        self.body = nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(F.relu(self.stem(x.unsqueeze(1))).transpose(1, 2)).mean(1))
+
+
+class Ward(nn.Module):
+    """A signal whose length may vary, and features whose number may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv1d(2, 8, 5), nn.Linear(8 + 5, 3)
+
+    def forward(self, signal: Tensor, features: Tensor) -> Tensor:
+        return self.head(torch.cat([F.relu(self.stem(signal)).mean(-1), F.relu(features)], 1))
+
+
+class Volume(nn.Module):
+    """Scores each voxel, halves the volume and doubles it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up, self.head = (
+            nn.Conv3d(1, 4, 3, padding=1),
+            nn.ConvTranspose3d(4, 4, 2, 2),
+            nn.Conv3d(4, 3, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down(x))
+        return self.head(x + F.relu(self.up(F.max_pool3d(x, 2))))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import sympy
@@ -18,6 +21,7 @@ from exporter.network import Network
 from exporter.signature import Input, Signature
 from tests import networks
 from tests.oracle import attribute
+from tests.test_artifact import SCHEMA_FILE
 
 SIZES = ("batch", "height", "width")
 
@@ -62,6 +66,70 @@ def test_other_sizes(name: str, tmp_path: Path) -> None:
         assert far < norm * (5e-3 if name in ("resnet", "cifar_resnet") else 1e-5)  # in deep networks a mask may flip
 
 
+OTHERS = {
+    "signal": (networks.Signal, [Input("image", (2, 128))], ("length",), ((25, 1),)),
+    "wave": (networks.Wave, [Input("image", (32,))], ("length",), ((12, 1),)),
+    "ward": (networks.Ward, [Input("signal", (2, 24)), Input("features", (5,))], ("length",), ((6, 1),)),
+    "volume": (networks.Volume, [Input("image", (1, 6, 8, 8))], ("depth", "height", "width"), ((4, 2), (4, 2), (4, 2))),
+}
+"""Name -> factory, inputs, what varies beside the batch, and the smallest value and the step of each."""
+
+
+def one_of_several(network: Network, images: list[torch.Tensor], index: int, image: torch.Tensor) -> torch.Tensor:
+    return network(*images[:index], image, *images[index + 1 :])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_signals_and_volumes_of_other_sizes(name: str, tmp_path: Path) -> None:
+    factory, inputs, dynamic, expected_bounds = OTHERS[name]
+    torch.manual_seed(0)
+    model = factory().eval()
+    artifact = exporter.export(model, inputs, tmp_path / "a", dynamic=("batch", *dynamic))
+    bounds = [(one["name"], one["min"], one["multiple_of"]) for one in artifact.manifest["dynamic"]]
+    assert bounds == [("batch", 1, 1), *((size, *rest) for size, rest in zip(dynamic, expected_bounds, strict=True))]
+
+    jsonschema.validate(json.loads((tmp_path / "a" / "manifest.json").read_text()), json.loads(SCHEMA_FILE.read_text()))
+    assert artifact.manifest["model"].get("reduction") == (
+        "sum over depth, height and width" if name == "volume" else None
+    )
+
+    network = Network(model.double(), Signature(tuple(inputs), dynamic=("batch", *dynamic)))
+    exact = torch.jit.load(tmp_path / "a" / "model.pt").double()
+    runtime = exporter.load(tmp_path / "a")
+    for grown in (5, 2):
+        shapes = [list(given.shape) for given in inputs]
+        for axis in range(1, len(dynamic) + 1):
+            shapes[0][-axis] += grown * axis * expected_bounds[-axis][1]
+        assert artifact.manifest["inputs"][0]["shape"][-len(dynamic) :] == [*dynamic]
+        images = [torch.randn(2, *shape, generator=torch.Generator().manual_seed(grown)).double() for shape in shapes]
+        target = torch.tensor([-1, 1])
+        alone = [partial(one_of_several, network, images, index) for index in range(len(images))]
+        answers = [attribute(run, image, target, "guided") for run, image in zip(alone, images, strict=True)]
+        logits, expected = answers[0][0], [attribution for _, attribution in answers]
+        for found, wanted in zip(exact(*images, target), (logits, *expected), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        given = {one.name: image.numpy().astype(np.float32) for one, image in zip(inputs, images, strict=True)}
+        found = runtime(given, target.numpy()).attribution
+        for one, wanted in zip(found.values() if isinstance(found, dict) else [found], expected, strict=True):
+            assert np.linalg.norm(one - wanted.numpy()) < 1e-5 * np.linalg.norm(wanted)
+
+
+class Recurrent(nn.Module):
+    """Goes over a signal step by step, each an operator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(2, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x.transpose(1, 2))[0][:, -1])
+
+
+def test_steps_over_time_do_not_vary(tmp_path: Path) -> None:
+    with pytest.raises(exporter.UnsupportedModel, match=r"takes a length of 12 only.* and so do .* a recurrent layer"):
+        exporter.export(Recurrent(), (2, 12), tmp_path / "a", dynamic=("batch", "length"))
+
+
 def test_a_linear_layer_after_a_flatten_says_why(tmp_path: Path) -> None:
     line = next(
         number
@@ -102,9 +170,10 @@ def test_an_operator_that_needs_a_fixed_size_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dynamic", "shape", "message"),
     [
-        (("batch", "depth"), (3, 8, 8), "unknown dynamic size 'depth'; there are batch, height, width"),
-        (("height",), (3, 8, 8), "the batch is always dynamic"),
-        (("batch", "height"), (12,), "the last two sizes of an input"),
+        (("batch", "time"), (3, 8, 8), "unknown dynamic size 'time'; there are batch, length, depth, height, width"),
+        (("batch", "length"), (3, 8, 8), "--dynamic length: no input has one. The length is the last size of a signal"),
+        (("height",), (3, 8, 8), "the batch is always dynamic; write --dynamic batch,height"),
+        (("batch", "height"), (12,), "--dynamic height: no input has one"),
     ],
 )
 def test_wrong_sizes(dynamic: tuple[str, ...], shape: tuple[int, ...], message: str, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -46,3 +48,33 @@ def test_what_does_not_vary_or_has_whole_numbers_is_left_alone(varies: bool, opt
     with Rewritten():
         exported = torch.export.export(Counts((-3, 3), options), (torch.zeros(2, 8),), dynamic_shapes=shapes)
     assert torch.ops.aten.linspace.default in [node.target for node in exported.graph.nodes]
+
+
+class Pooled(nn.Module):
+    """One call of a pool on a signal whose length varies."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.max_pool1d(x, 3),
+        lambda x: F.max_pool1d(x, [3], stride=[2], padding=[1], ceil_mode=True),
+        lambda x: torch.max_pool1d(x, (2,), (1,), dilation=3),
+        nn.MaxPool1d(4, 2, 2, 2),
+        lambda x: F.max_pool1d(x[0], 2),
+    ],
+    ids=["alone", "ceil mode", "dilation", "module", "no batch"],
+)
+def test_maxima_of_signals_of_any_length(pool: Callable[[Tensor], Tensor]) -> None:
+    with Rewritten():
+        exported = torch.export.export(Pooled(pool), (torch.zeros(2, 3, 16),), dynamic_shapes=({2: Dim.AUTO},))
+    for length in (9, 16, 21):
+        x = torch.randn(2, 3, length)
+        assert torch.equal(exported.module()(x), pool(x))

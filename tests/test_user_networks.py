@@ -450,7 +450,7 @@ def test_two_images_that_meet_vary_together(tmp_path: Path) -> None:
 def test_two_images_of_other_sizes_do_not(tmp_path: Path) -> None:
     model = Two(two_images, conv=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 3))
     inputs = [exporter.Input("left", (3, 8, 8)), exporter.Input("right", (3, 6, 8))]
-    with pytest.raises(exporter.UsageError, match="images share one height, and here left 8 and right 6"):
+    with pytest.raises(exporter.UsageError, match="inputs share one height, and here left 8 and right 6"):
         exporter.export(model, inputs, tmp_path / "a", dynamic=ANY_SIZE)
 
 

@@ -90,13 +90,13 @@ OPTIONS = {
         r"--input-shape is for a network of one input",
     ),
     "an unknown dynamic size": (
-        ("--model", "mlp", "--dynamic", "batch,depth"),
-        r"unknown size 'depth'; there are batch",
+        ("--model", "mlp", "--dynamic", "batch,time"),
+        r"unknown size 'time'; there are batch, length, depth, height, width",
     ),
     "a batch that does not vary": (("--model", "mlp", "--dynamic", "height"), r"the batch is always dynamic"),
     "a height that the network has not": (
         ("--model", "mlp", "--input-shape", "784", "--dynamic", "batch,height"),
-        r"--dynamic height and width are the last two sizes of an input \[N, C, H, W\]",
+        r"--dynamic height: no input has one\. .* height and width are those of an image \[N, C, H, W\]",
     ),
     "a dtype that no artifact has": (
         ("--model", "mlp", "--dtype", "bfloat16"),

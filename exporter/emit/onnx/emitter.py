@@ -23,7 +23,7 @@ from exporter.elementwise import is_elementwise
 from exporter.emit.onnx.formulas import Formulas
 from exporter.errors import UnsupportedOp
 from exporter.program import Program, of_weights, place_of, scope_of
-from exporter.signature import SIZES
+from exporter.signature import size_name
 
 aten = torch.ops.aten
 
@@ -111,7 +111,7 @@ class Emitter:
         for node in self._inputs():
             for axis, size in enumerate(node.meta["val"].shape):
                 if not isinstance(size, int):
-                    self._dimensions[str(size)] = SIZES[axis]
+                    self._dimensions[str(size)] = size_name(node.meta["val"].ndim, axis)
                     self._formulas.symbols.setdefault(size.node.expr, (self._names[node], axis))
 
     # -- for translations ---------------------------------------------------------------------------------
