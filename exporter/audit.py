@@ -17,7 +17,7 @@ from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, UsageError, VerificationFailed
 from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
-from exporter.parity import AGREEING, BULK, SLACK, TOLERANCE, Values, relative_l2
+from exporter.parity import AGREEING, BULK, SLACK, Values, continuous, relative_l2
 from exporter.pipeline import check_seed, of_dtype
 from exporter.proof import Certificate, as_input, as_values, digest, prove
 from exporter.runtime import RUNTIMES, open_session
@@ -108,37 +108,51 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
             answers[runtime] = list(_answers(artifact.folder / FILES[format], runtime, signature, parity))
     failures = []
     distances = {}
-    bounds = {runtime: _bounds(recorded[runtime], signature.dtype) for runtime in answers}
+    least = AGREEING[signature.dtype]
+    tolerance = max(_tolerance(recorded[runtime], signature.dtype) for runtime in answers)
+    bounds = {runtime: _bounds(recorded[runtime], tolerance) for runtime in answers}
     for runtime, values in answers.items():
         far = _from_digests(values, parity["digests"])
-        failures += _failures(f"{runtime} and the certificate's digests", far, far, bounds[runtime], signature.dtype)
+        failures += _failures(f"{runtime} and the certificate's digests", far, far, bounds[runtime], tolerance, least)
         distances[runtime] = max(far)
     between = None
     if len(answers) > 1:
         apart = _between([*answers.values()], 1.0)
         in_bulk = _between([*answers.values()], BULK)
         allowed = [sum(pair) for pair in zip(*bounds.values(), strict=True)]
-        failures += _failures(" and ".join(answers), apart, in_bulk, allowed, signature.dtype)
+        failures += _failures(" and ".join(answers), apart, in_bulk, allowed, tolerance, least)
         between = max(apart)
     if failures:
         raise VerificationFailed(f"{artifact.folder} is not what its certificate says\n  " + "\n  ".join(failures))
     return Recheck(len(parity["targets"]), distances, between)
 
 
-def _bounds(recorded: Mapping[str, Any], dtype: str) -> list[float]:
+def _tolerance(recorded: Mapping[str, Any], dtype: str) -> float:
+    """Return the relative L2 error that counts as agreement."""
+    return continuous(dtype, recorded["rounding"])
+
+
+def _bounds(recorded: Mapping[str, Any], tolerance: float) -> list[float]:
     """Return how far each sample of a runtime may be from live autograd.
 
     On another processor another sample may have a mask flipped, but only where the certificate counts comparisons
     that rounding can decide.
     """
     return [
-        max(TOLERANCE[dtype], SLACK * moves, FLIPPED if undecided else 0.0)
-        for moves, undecided in zip(recorded["sensitivity"], recorded["undecided"], strict=True)
+        max(tolerance, *(SLACK * far for far in moves), FLIPPED if undecided else 0.0)
+        for *moves, undecided in zip(
+            recorded["sensitivity"], recorded["logits_sensitivity"], recorded["undecided"], strict=True
+        )
     ]
 
 
 def _failures(
-    who: str, errors: Sequence[float], in_bulk: Sequence[float], bounds: Sequence[float], dtype: str
+    who: str,
+    errors: Sequence[float],
+    in_bulk: Sequence[float],
+    bounds: Sequence[float],
+    tolerance: float,
+    least: float,
 ) -> list[str]:
     """Say which samples differ by more than they may, and whether too few agree in bulk."""
     found = [
@@ -146,11 +160,9 @@ def _failures(
         for sample, (error, bound) in enumerate(zip(errors, bounds, strict=True))
         if not error <= bound
     ]
-    agreeing = float(np.mean([error <= 2 * TOLERANCE[dtype] for error in in_bulk]))
-    if agreeing < AGREEING[dtype]:
-        found.append(
-            f"{who}: {agreeing:.0%} of {len(errors)} samples agree in bulk, at least {AGREEING[dtype]:.0%} must"
-        )
+    agreeing = float(np.mean([error <= 2 * tolerance for error in in_bulk]))
+    if agreeing < least:
+        found.append(f"{who}: {agreeing:.0%} of {len(errors)} samples agree in bulk, at least {least:.0%} must")
     return found
 
 

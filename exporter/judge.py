@@ -63,6 +63,11 @@ class Case:
         exact = [] if self.exact is None else _rows(self.exact)
         return [*exact, *_rows(self.own)[len(exact) :]]
 
+    def own_of_exact(self) -> Values:
+        """Return what was found in the artifact's dtype for the samples that are tried in float64 too."""
+        attributions = {name: rows[: self.exactly] for name, rows in self.own.attributions.items()}
+        return Values(self.own.logits[: self.exactly], attributions)
+
     def start(self, count: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the inputs and targets of the first samples, or of all."""
         return tuple(x[:count] for x in self.inputs), self.target[:count]

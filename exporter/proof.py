@@ -27,7 +27,7 @@ from exporter.errors import ArtifactError, SaliportError, UsageError, Verificati
 from exporter.judge import Case, Judge
 from exporter.network import evaluating
 from exporter.own_backward import own_backward
-from exporter.parity import AGREEING, SLACK, Parity, Values, compare, least_norms, relative_l2
+from exporter.parity import AGREEING, AMPLIFIED, SLACK, Parity, Values, compare, least_norms, relative_l2, rounding
 from exporter.runtime import PREDICTED, Explanation, Session, module_session, open_session
 from exporter.signature import Input, Signature
 from exporter.together import Step, together
@@ -224,6 +224,8 @@ class _Trial:
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far; sensitivities are not measured yet."""
         found = []
+        tried = [case for case in self._cases if case.exact is not None]
+        rounded = rounding([case.own_of_exact() for case in tried], [case.exact for case in tried if case.exact])
         for each in filter(lambda each: each.results, self._tried):
             expected, undecided = [], []
             for case in self._cases:
@@ -231,7 +233,8 @@ class _Trial:
                 if values is not None:
                     expected.append(values)
                     undecided += case.undecided[: len(values.logits)]
-            found.append(compare(each.runtime, each.dtype, each.results, expected, undecided))
+            own = 0.0 if each.exact else rounded
+            found.append(compare(each.runtime, each.dtype, each.results, expected, undecided, own))
         return tuple(found)
 
     def enough(self) -> bool:
@@ -252,30 +255,47 @@ class _Trial:
 
     def _with_sensitivity(self, parities: Sequence[Parity]) -> tuple[Parity, ...]:
         """Measure the sensitivity of the samples that do not agree; in float64 all must."""
-        apart = [parity for parity in parities if parity.dtype != "float64" and not parity.agrees.all()]
+        apart = [
+            parity
+            for parity in parities
+            if parity.dtype != "float64" and not (parity.agrees & parity.logits_agree).all()
+        ]
         if not apart:
             return tuple(parities)
         errors = np.array([np.where(parity.agrees, 0.0, parity.relative_l2) for parity in apart])
-        moves = self._sensitivity(errors.max(0))
+        of_logits = np.array([np.where(parity.logits_agree, 0.0, parity.logits_relative_l2) for parity in apart])
+        moves, logits_move = self._sensitivity(errors.max(0), of_logits.max(0))
         return tuple(
-            replace(parity, sensitivity=tuple(np.where(parity.agrees, 0.0, moves).tolist()))
+            replace(
+                parity,
+                sensitivity=tuple(np.where(parity.agrees, 0.0, moves).tolist()),
+                logits_sensitivity=tuple(np.where(parity.logits_agree, 0.0, logits_move).tolist()),
+            )
             if parity in apart
             else parity
             for parity in parities
         )
 
-    def _sensitivity(self, errors: NDArray[np.floating]) -> NDArray[np.floating]:
+    def _sensitivity(
+        self, errors: NDArray[np.floating], of_logits: NDArray[np.floating]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Return how far the reference moves, for each sample, by rounding: as far as it must for an error, if it does.
 
         It moves from the artifact's dtype to float64; and when the input moves a little, up to :data:`NUDGES` times.
+
+        Args:
+            errors: Of the attribution of each sample; 0 where it agrees.
+            of_logits: The same of the logits.
         """
         samples = [_Sample(case, row) for case in self._cases for row in range(len(case.target))]
         least = least_norms([case.own for case in self._cases])
         best = [values for case in self._cases for values in case.best]
         moves = np.array([sample.far_from(values, 0, least) for sample, values in zip(samples, best, strict=True)])
+        goals = np.stack([errors, of_logits], 1) / SLACK
+        goals[:, 1] = np.where(of_logits > AMPLIFIED, 0.0, goals[:, 1])  # no sensitivity allows that
         generator = torch.Generator().manual_seed(self._judge.seed)
         for _ in range(NUDGES):
-            short = [index for index, error in enumerate(errors) if SLACK * moves[index] < error < np.inf]
+            short = np.flatnonzero(((moves < goals) & (goals < np.inf)).any(1)).tolist()
             for batch in _alike(short, samples):
                 given = [samples[index] for index in batch]
                 inputs = [
@@ -284,8 +304,8 @@ class _Trial:
                 ]
                 values = self._judge.moved(inputs, torch.tensor([sample.chosen for sample in given]))
                 for row, (index, sample) in enumerate(zip(batch, given, strict=True)):
-                    moves[index] = max(moves[index], sample.far_from(values, row, least))
-        return moves
+                    moves[index] = np.maximum(moves[index], sample.far_from(values, row, least))
+        return moves[:, 0], moves[:, 1]
 
     def certificate(self) -> Certificate:
         """Judge; raises VerificationFailed."""
@@ -347,12 +367,13 @@ class _Sample:
         target = int(self.case.target[self.row])
         return int(self.case.own.logits[self.row].argmax()) if target == PREDICTED else target
 
-    def far_from(self, values: Values, row: int, least: Mapping[str, float]) -> float:
-        """Return the relative L2 distance of a row of other values from what was found for this sample."""
-        return max(
+    def far_from(self, values: Values, row: int, least: Mapping[str, float]) -> tuple[float, float]:
+        """Return the relative L2 distance of a row of other values from what was found here: attribution and logits."""
+        attribution = max(
             relative_l2(rows[row : row + 1], self.case.own.attributions[name][self.row, None], least[name])[0]
             for name, rows in values.attributions.items()
         )
+        return attribution, relative_l2(values.logits[row, None], self.case.own.logits[self.row, None])[0]
 
 
 def _alike(indices: Sequence[int], samples: Sequence[_Sample]) -> Iterator[list[int]]:

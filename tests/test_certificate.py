@@ -31,6 +31,8 @@ def judged(
     logits: float = 0.0,
     bulk: list[float] | None = None,
     common: float = 0.0,
+    logits_moves: float = 0.0,
+    rounding: float = 0.0,
 ) -> list[str]:
     count = len(errors)
     figures = Parity(
@@ -43,6 +45,8 @@ def judged(
         logits_relative_l2=(logits,) * count,
         undecided=(5,) * count,
         sensitivity=tuple(moves),
+        logits_sensitivity=(logits_moves,) * count,
+        rounding=rounding,
         worst=("worst at [0]: 1, should be 2",) * count,
     )
     return figures.failures()
@@ -120,8 +124,33 @@ def test_float16_has_a_bound_that_sensitivity_does_not_move() -> None:
     assert judged([1.0], [2.0], "float16")
 
 
-def test_logits_know_no_excuse() -> None:
+def test_logits_are_continuous() -> None:
+    """They may move as far as live autograd's own, but never far."""
     assert "logits of sample 0, relative L2 2.00e-05 > 1e-05" in judged([1e-7], [1], logits=2e-5)[0]
+    assert not judged([1e-7], [0], logits=2e-5, logits_moves=5e-6)
+    assert "logits of sample 0, relative L2 3.00e-05 > 2e-05" in judged([1e-7], [0], logits=3e-5, logits_moves=5e-6)[0]
+    assert "logits of sample 0, relative L2 2.00e-03 > 1e-03" in judged([1e-7], [0], logits=2e-3, logits_moves=1.0)[0]
+    assert "logits of sample 0" in judged([1e-11], [0], "float64", logits=2e-10, logits_moves=1.0)[0]
+
+
+def test_a_network_may_make_more_of_rounding() -> None:
+    """Four times of what live autograd in float32 is from itself in float64, but never much."""
+    amplified = {"errors": [3e-4] * 4, "moves": [1e-4] * 4, "bulk": [5e-5] * 4, "common": 5e-5}
+    assert not judged(**amplified, rounding=1.5e-5)
+    few, alike = judged(**amplified, rounding=1e-5)[::-1]
+    assert "0% of 4 samples agree to 4e-05 in 75%" in few
+    assert "all 4 samples differ in the same places, as flipped masks do not: relative L2 5.00e-05 > 4e-05" in alike
+    assert "0% of 1 samples agree to 1e-03" in judged([2e-3], [1.0], rounding=1.0)[0]
+
+
+def test_what_a_network_makes_of_rounding() -> None:
+    """That of the sample that moves least: in others a mask may flip."""
+    exact = parity.Values(np.ones((3, 2)), {"attribution": np.ones((3, 100))})
+    found = parity.Values(
+        np.ones((3, 2)), {"attribution": 1 + np.array([[3e-5], [2e-5], [np.nan]]) * np.ones((3, 100))}
+    )
+    assert parity.rounding([found], [exact]) == pytest.approx(2e-5 * 75**0.5 / 10)
+    assert parity.rounding([], []) == 0
 
 
 def test_relative_l2() -> None:
