@@ -102,6 +102,12 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     parity = artifact.manifest["parity"]
     signature = Signature.of_manifest(artifact.manifest)
     recorded = {entry["runtime"]: entry for entry in parity["runtimes"] if entry["dtype"] == signature.dtype}
+    lacking = sorted({key for entry in recorded.values() for key in MEASURED if key not in entry})
+    if lacking:
+        raise ArtifactError(
+            f"the certificate of {artifact.folder} is of another version of Saliport: it lacks {', '.join(lacking)}. "
+            "Verify it with --model, or export it again."
+        )
     answers: dict[str, list[Values]] = {}
     for runtime, format in RUNTIMES.items():
         if format in artifact.manifest["files"]:
@@ -125,6 +131,10 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     if failures:
         raise VerificationFailed(f"{artifact.folder} is not what its certificate says\n  " + "\n  ".join(failures))
     return Recheck(len(parity["targets"]), distances, between)
+
+
+MEASURED = ("sensitivity", "logits_sensitivity", "undecided", "rounding")
+"""What a certificate says of each runtime that bounds how far it may be off."""
 
 
 def _tolerance(recorded: Mapping[str, Any], dtype: str) -> float:

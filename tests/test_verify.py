@@ -137,6 +137,18 @@ def test_a_file_that_computes_something_else(home: Path, copy: Path) -> None:
     assert "onnxruntime float32: logits of sample 0" in result.stderr
 
 
+def test_a_certificate_without_what_bounds_need(home: Path, copy: Path) -> None:
+    """As earlier versions wrote; with the network, nothing of it is needed."""
+    certificate = json.loads((copy / "manifest.json").read_text())["parity"]
+    for entry in certificate["runtimes"]:
+        del entry["rounding"], entry["logits_sensitivity"]
+    rewrite(copy, parity=certificate)
+    result = verify(copy)
+    assert result.exit_code == 2
+    assert "another version of Saliport: it lacks logits_sensitivity, rounding. Verify it with --model" in result.stderr
+    assert verify(copy, "--model", f"{home}/nets.py:make").exit_code == 0
+
+
 def test_one_format(home: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     exporter.export(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,), tmp_path / "a", formats=["onnx"])
