@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exporter.sizes import known
+from exporter.sizes import is_one, known
 from exporter.spellings.sampling import affine_grid
 
 
@@ -86,10 +86,16 @@ def _average(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Take the mean where the window is the whole image, whose size varies: to torch.export a window is a constant."""
-    if not _is_whole(axes, input, kernel_size, padding) or divisor_override:
+    """Take the mean along an axis that a window is as long as, where that varies: to torch.export it is a constant."""
+    window = _each(axes, kernel_size)
+    whole = _whole(input, window, padding)
+    if not whole or divisor_override:
         return NotImplemented
-    return input.mean(list(range(-axes, 0)), keepdim=True)
+    mean = input.mean(whole, keepdim=True)
+    settings = window, _each(axes, stride or window)
+    kernel, step = ([1 if axis in whole else size for axis, size in _counted(each)] for each in settings)
+    rest = (kernel, step, _each(axes, padding), ceil_mode, count_include_pad)
+    return mean if len(whole) == axes else _AVERAGES[axes](mean, *rest)
 
 
 def _maximum(
@@ -102,10 +108,29 @@ def _maximum(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """Take the maximum in the same way."""
-    if not _is_whole(axes, input, kernel_size, padding) or dilation not in (1, (1,) * axes) or return_indices:
+    """Take the maximum in the same way, along all axes or along one."""
+    window = _each(axes, kernel_size)
+    whole = _whole(input, window, padding)
+    settings = window, _each(axes, stride or window), _each(axes, dilation)
+    others = [value for each in settings for axis, value in _counted(each) if axis not in whole]
+    if len(whole) not in (1, axes) or not all(map(is_one, others)) or return_indices:
         return NotImplemented
-    return _GLOBAL_MAXIMUM[axes](input, 1)
+    return _along(whole, input)
+
+
+def _adaptive_maximum(axes: int, input: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
+    """Take the maximum along one axis, where others keep a size that varies."""
+    kept = _each(axes, output_size)
+    whole = [axis for axis, size in _counted(kept) if is_one(size)]
+    varies = any(isinstance(size, torch.SymInt) for size in input.shape[-axes:])
+    if not varies or len(whole) != 1 or kept.count(None) != axes - 1 or return_indices:
+        return NotImplemented
+    return _along(whole, input)
+
+
+def _along(whole: list[int], input: Tensor) -> Tensor:
+    """Return the first of the largest values along all image axes, or along one."""
+    return input.max(whole[0], keepdim=True).values if len(whole) == 1 else _GLOBAL_MAXIMUM[len(whole)](input, 1)
 
 
 def _maximum_of_signal(
@@ -122,7 +147,7 @@ def _maximum_of_signal(
     if whole is not NotImplemented or not isinstance(input.shape[-1], torch.SymInt) or return_indices:
         return whole
     kernel, step, border, apart = (
-        value if isinstance(value, int) else value[0]
+        value[0] if isinstance(value, Sequence) else value
         for value in (kernel_size, stride or kernel_size, padding, dilation)
     )
     image = input.unsqueeze(-2)
@@ -130,19 +155,35 @@ def _maximum_of_signal(
 
 
 _GLOBAL_MAXIMUM: dict[int, Callable[..., Tensor]] = {
-    1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
     3: F.adaptive_max_pool3d,
 }
 """Number of axes -> the pool whose windows are as large as it takes."""
 
 
-def _is_whole(axes: int, x: Tensor, window: Any, padding: Any) -> bool:
-    """Tell whether a window is as large as the image, at any size that it may have, and nothing is put around it."""
-    sizes = window if isinstance(window, Sequence) and len(window) == axes else ()
-    if not any(isinstance(size, torch.SymInt) for size in sizes) or padding not in (0, (0,) * axes):
-        return False
-    return all(known(size - length) == 0 for size, length in zip(sizes, x.shape[-axes:], strict=True))
+_AVERAGES: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
+"""Number of axes -> the pool of which some may be whole."""
+
+
+def _each(axes: int, value: Any) -> tuple[Any, ...]:
+    """Return a setting for every axis."""
+    each = tuple(value) if isinstance(value, Sequence) else (value,)
+    return each * axes if len(each) == 1 else each
+
+
+def _counted(each: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Return each axis's number, counted from the last as -1, and its setting."""
+    return zip(range(-len(each), 0), each, strict=True)
+
+
+def _whole(x: Tensor, window: Sequence[Any], padding: Any) -> list[int]:
+    """Return the axes that a window is as long as at any size, one that varies, and around which nothing is put."""
+    settings = zip(_counted(window), _each(len(window), padding), strict=True)
+    return [
+        axis
+        for (axis, size), border in settings
+        if isinstance(size, torch.SymInt) and border == 0 and known(size - x.shape[axis]) == 0
+    ]
 
 
 _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
@@ -154,6 +195,10 @@ _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
     torch.affine_grid_generator: _affine_grid,
     **{pool: partial(_average, axes) for axes, pool in enumerate((torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d), 1)},
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _maximum_of_signal),
+    **{
+        pool: partial(_adaptive_maximum, axes)
+        for axes, pool in ((2, F.adaptive_max_pool2d), (3, F.adaptive_max_pool3d))
+    },
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), partial(_maximum, 2)),
     **dict.fromkeys((F.max_pool3d, torch.max_pool3d), partial(_maximum, 3)),
 }

@@ -20,6 +20,14 @@ def is_one(size: int | torch.SymInt) -> bool:
     return isinstance(size, int) and size == 1
 
 
+def from_start(place: int | torch.SymInt, length: int | torch.SymInt) -> int | torch.SymInt:
+    """Return a place on an axis counted from its start: a negative one counts from the end, and none is before 0.
+
+    The sign of one that varies is asked for: it must be the same at every size.
+    """
+    return torch.sym_max(length + place, 0) if place < 0 else place
+
+
 def per_axis(value: Sequence[int], axes: int) -> list[int]:
     """Repeat a single setting for every spatial axis."""
     return list(value) * axes if len(value) == 1 else list(value)

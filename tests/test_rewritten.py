@@ -78,3 +78,31 @@ def test_maxima_of_signals_of_any_length(pool: Callable[[Tensor], Tensor]) -> No
     for length in (9, 16, 21):
         x = torch.randn(2, 3, length)
         assert torch.equal(exported.module()(x), pool(x))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.max_pool2d(x, (x.shape[2], 1)),
+        lambda x: F.max_pool2d(x, (1, x.shape[3]), stride=1),
+        lambda x: F.max_pool2d(x, x.shape[2:]),
+        lambda x: F.adaptive_max_pool2d(x, (None, 1)),
+        lambda x: F.max_pool1d(x.flatten(2), x.shape[2] * x.shape[3]),
+        lambda x: F.max_pool3d(x[:, None], (1, 1, x.shape[3])),
+        lambda x: F.adaptive_max_pool3d(x[:, None], (None, 1, None)),
+        lambda x: F.avg_pool2d(x, (x.shape[2], 2), (5, 3), (0, 1), count_include_pad=False),
+        lambda x: F.avg_pool3d(x[:, None], (2, x.shape[2], 1), 1, ceil_mode=True),
+    ],
+    ids=["column", "row", "image", "adaptive", "flat", "rows of slices", "adaptive rows", "mean", "3d mean"],
+)
+def test_windows_as_long_as_an_axis_that_varies(pool: Callable[[Tensor], Tensor]) -> None:
+    """Of equal values the first is the largest, as in PyTorch's own pool: to it alone goes the gradient."""
+    sizes = ({2: Dim.AUTO, 3: Dim.AUTO},)
+    with Rewritten():
+        exported = torch.export.export(Pooled(pool), (torch.zeros(2, 3, 7, 9),), dynamic_shapes=sizes)
+    for height, width in ((7, 9), (5, 12)):
+        x = torch.randint(3, (2, 3, height, width)).float().requires_grad_()
+        found, expected = exported.module()(x), pool(x)
+        ct = torch.randint(-4, 5, expected.shape).float()
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(y, x, ct)[0] for y in (found, expected)))

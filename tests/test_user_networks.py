@@ -489,6 +489,20 @@ def pooled(net: Any, x: Tensor) -> Tensor:
     return net.head((mean + F.max_pool2d(x, kernel_size=x.size()[2:])).flatten(1))
 
 
+def strips(net: Any, x: Tensor) -> Tensor:
+    """Pools rows, columns, and all that there is as one row."""
+    x = net.conv(x).relu()
+    height, width = x.shape[2:]
+    rows = F.avg_pool2d(x, (1, width)) + F.max_pool2d(x, (1, width)) + nn.AdaptiveMaxPool2d((None, 1))(x)
+    columns = F.avg_pool2d(x, (height, 2), stride=1, padding=(0, 1)).mean(3)
+    flat = x.flatten(2)
+    return net.head(
+        (x * rows).mean((2, 3))
+        + columns.flatten(1)
+        + (F.avg_pool1d(flat, height * width) + F.max_pool1d(flat, height * width))[:, :, 0]
+    )
+
+
 def moved(net: Any, x: Tensor) -> Tensor:
     """Looks at the image from elsewhere, as spatial transformers do."""
     theta = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 0.8, 0.0]]).expand(x.shape[0], 2, 3)
@@ -502,7 +516,8 @@ def written(net: Any, x: Tensor) -> Tensor:
     x[:, :, -2:] = x[:, :, :2] * 2
     x[:, :, x.shape[2] // 2 :, 1::2] *= 3
     x[:, :, -1, 1:] = 0.5
-    return net.head(x.square().mean((2, 3)))
+    x[:, :, :, -(x.shape[3] // 2) :] *= -2
+    return net.head(x.square().mean((2, 3)) + x[:, :, -(x.shape[2] // 2) :].sum((2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -515,6 +530,7 @@ def written(net: Any, x: Tensor) -> Tensor:
         fractions,
         parts,
         pooled,
+        strips,
         moved,
         written,
     ],
@@ -526,6 +542,7 @@ def written(net: Any, x: Tensor) -> Tensor:
         "fractions",
         "parts",
         "pooled",
+        "strips",
         "moved",
         "written",
     ],

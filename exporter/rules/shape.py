@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exporter.errors import UnsupportedOp
 from exporter.rules.table import unbroadcast, vjp
-from exporter.sizes import known
+from exporter.sizes import from_start, known
 
 aten = torch.ops.aten
 
@@ -144,8 +144,7 @@ def slice_(
     elif dim % x.ndim == 0:
         raise UnsupportedOp("a slice of the batch has no vjp rule: every image needs its own logits")
     else:
-        first = start or 0
-        first = length + first if isinstance(first, int) and first < 0 else first
+        first = from_start(0 if start is None else start, length)
     if step > 1:
         ct = _pad(ct.unsqueeze(dim % x.ndim + 1), dim % x.ndim + 1, 0, step - 1).flatten(dim % x.ndim, dim % x.ndim + 1)
     return _pad(ct, dim % x.ndim, first, length - first - taken * step)

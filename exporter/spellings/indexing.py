@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exporter.errors import UnsupportedOp
 from exporter.program import same_shape
-from exporter.sizes import known
+from exporter.sizes import from_start, known
 from exporter.spellings.table import Number, aten, spelling
 
 
@@ -217,13 +217,7 @@ def _slice_scatter(
             return source
         if dim % x.ndim == 0:
             raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
-        first = 0 if start is None else start
-        if isinstance(first, torch.SymInt) and first.node.hint < 0:
-            raise UnsupportedOp(
-                "where it writes is counted from the end, by a number that varies; count from the start"
-            )
-        if isinstance(first, int) and first < 0:
-            first = torch.sym_max(length + first, 0)
+        first = from_start(0 if start is None else start, length)
         last = first + (source.shape[dim] - 1) * step + 1
         if step > 1:
             return _written(x, dim, torch.arange(first, last, step, device=x.device), source, False)
