@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ArtifactError, UsageError
+from exporter.errors import ArtifactError, OtherVersion, UsageError
 
 try:
     import fcntl
@@ -54,7 +54,8 @@ class Artifact:
         """Read a folder's manifest.
 
         Raises:
-            ArtifactError: There is no manifest, it is not JSON, or its schema is of another version.
+            ArtifactError: There is no manifest, it is not JSON, or it has no schema.
+            OtherVersion: Its schema is of another version.
         """
         folder = Path(folder)
         path = folder / MANIFEST
@@ -66,7 +67,8 @@ class Artifact:
             raise ArtifactError(f"{path} is not JSON: {error}") from error
         version = manifest.get("schema") if isinstance(manifest, dict) else None
         if version != SCHEMA:
-            raise ArtifactError(f"{path} has schema {version!r}; this version of Saliport reads {SCHEMA}")
+            message = f"{path} has schema {version!r}; this version of Saliport reads {SCHEMA}"
+            raise OtherVersion(message) if isinstance(version, int) else ArtifactError(message)
         missing = [key for key in ("model", "method", "inputs", "outputs", "files", "parity") if key not in manifest]
         if missing:
             raise ArtifactError(f"{path} is damaged: it lacks {', '.join(missing)}")
@@ -185,6 +187,8 @@ def _foreign(folder: Path) -> list[str]:
     found = sorted(entry.name for entry in folder.iterdir())
     try:
         described = Artifact.open(folder).manifest["files"].values()
+    except OtherVersion as error:
+        raise UsageError(f"--output {folder} holds another version's artifact: {error}. Remove it first") from error
     except ArtifactError:
         return found
     own = {file["name"] for file in described if _is(folder / file["name"], file["sha256"])}

@@ -14,7 +14,7 @@ from torch import nn
 
 from exporter.artifact import FILES, Artifact
 from exporter.dynamic import Dimension
-from exporter.errors import ArtifactError, UsageError, VerificationFailed
+from exporter.errors import ArtifactError, OtherVersion, UsageError, VerificationFailed
 from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
 from exporter.parity import AGREEING, BULK, SLACK, Values, continuous, relative_l2
@@ -104,7 +104,7 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     recorded = {entry["runtime"]: entry for entry in parity["runtimes"] if entry["dtype"] == signature.dtype}
     lacking = sorted({key for entry in recorded.values() for key in MEASURED if key not in entry})
     if lacking:
-        raise ArtifactError(
+        raise OtherVersion(
             f"the certificate of {artifact.folder} is of another version of Saliport: it lacks {', '.join(lacking)}. "
             "Verify it with --model, or export it again."
         )
@@ -184,6 +184,8 @@ def intact(folder: str | os.PathLike[str]) -> Artifact:
     try:
         artifact = Artifact.open(path)
         artifact.check()
+    except OtherVersion:
+        raise
     except ArtifactError as error:
         raise VerificationFailed(str(error)) from error
     return artifact

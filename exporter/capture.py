@@ -26,7 +26,7 @@ from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
 from exporter.rewritten import Rewritten
-from exporter.signature import ATTRIBUTION, BATCH, FLOATS, LOGITS, TARGET, Input, Signature
+from exporter.signature import ATTRIBUTION, BATCH, FLOATS, IMAGE, LOGITS, TARGET, Input, Signature
 from exporter.sizes import known
 from exporter.uncollected import uncollected
 
@@ -77,8 +77,7 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     if isinstance(alone, Exception) and isinstance(together, Exception):
         shapes = " and ".join(f"{tuple(one[:1].shape)} ({one.dtype})" for one in pair)
         raise UnsupportedModel(
-            f"{name} does not run on an input of shape {shapes}: "
-            f"{first_line(alone)}. Check --input-shape and the weights."
+            f"{name} does not run on an input of shape {shapes}: {first_line(alone)}. {_what_to_check(network, alone)}"
         ) from alone
     if isinstance(alone, Exception):  # batch norm in training mode is one
         raise UnsupportedModel(
@@ -100,6 +99,15 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     if not alone.isfinite().all():
         raise UnsupportedModel(f"{name} returns NaN or infinity for a standard normal input; check its weights")
     return alone, together
+
+
+def _what_to_check(network: Network, error: Exception) -> str:
+    """Say what is likely the matter with how a network is called that does not run."""
+    if isinstance(error, TypeError) and "argument" in str(error):
+        return "Give one --input for each tensor that it takes."
+    if [given.name for given in network.signature.inputs] == [IMAGE]:
+        return "Check --input-shape and the weights."
+    return "Check the shape and the dtype of each --input, and the weights."
 
 
 _FLOATS = {getattr(torch, name) for name in FLOATS}
@@ -184,11 +192,14 @@ def _fixed_batch_at(network: Network) -> str:
 
 def _why(network: Network, name: str, other: int) -> str:
     """Say what the network raises at another value of a varying size, and where; nothing if it runs."""
-    resized = tuple(_resized(network.signature, given, name, other) for given in network.signature.inputs)
+    signature = network.signature
+    resized = tuple(_resized(signature, given, name, other) for given in signature.inputs)
     error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
     if not isinstance(error, Exception):
         return ""
-    return f"; at {other} it raises: {first_line(error)}{bracketed(of_error(error))}"
+    kept = [given.name for given, new in zip(signature.inputs, resized, strict=True) if given == new]
+    beside = f" while {' and '.join(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} shape" if kept else ""
+    return f"; at {other}{beside} it raises: {first_line(error)}{bracketed(of_error(error))}"
 
 
 @contextlib.contextmanager

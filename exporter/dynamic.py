@@ -27,6 +27,9 @@ from exporter.signature import BATCH
 REACH = 4096
 """Sizes up to which guards are tried."""
 
+WIDEST = REACH // 8
+"""How far apart good sizes may lie."""
+
 NEARBY = 9
 """How many values of each size a condition is tried with."""
 
@@ -80,7 +83,11 @@ def _solve(
     explain: Callable[[str, int], str],
     names: Mapping[Any, str],
 ) -> Dimension:
-    """Try a size's values one by one; from the smallest good one on they must be evenly spaced, as far as we look."""
+    """Try a size's values one by one; from the smallest good one on they must be evenly spaced, as far as we look.
+
+    Where more of them are good (to a stride of 4 before windows of 4, 32 to 35 are 8, but 36 is 9), those that are
+    spaced evenly count, if the others are kept out by what must be equal.
+    """
     sample = next(hints[symbol] for symbol in symbols)
     about = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
     reach = max(REACH, 2 * sample)
@@ -95,6 +102,12 @@ def _solve(
     above = [size for size in range(sample, reach + 1) if holds(size)]
     step = math.gcd(*(size - sample for size in above[1:]))
     if step == 0 or len(above) != (reach - sample) // step + 1:
+        good = set(above)
+        out = (broken(size) for size in range(sample, reach + 1) if size not in good)
+        of_shapes = all(any(type(guard).__name__ == "Equality" for guard in found) for found in out)
+        steps = (step for step in range(2, WIDEST + 1) if good.issuperset(range(sample, reach + 1, step)))
+        step = next(steps, 0) if of_shapes else 0
+    if step == 0:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
         guard = next((guard for guard in broken(other) if guards[guard]), None)
         why = explain(name, other)
@@ -199,7 +212,7 @@ def fixed(name: str, sample: int, why: str, asked: str = "") -> str:
             "torch.sym_int, or leave this size out."
         )
     return (
-        f"--dynamic {name}: the network takes a {name} of {sample} only{why}. A linear layer "
+        f"--dynamic {name}: what was captured of the network is for a {name} of {sample} only{why}. A linear layer "
         "after a flatten fixes the size, and so do a kernel as large as the input and a recurrent layer; pool to a "
         "fixed size, as nn.AdaptiveAvgPool2d does, or leave this size out."
     )

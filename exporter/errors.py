@@ -23,6 +23,10 @@ class ArtifactError(SaliportError):
     """A folder is not an artifact, or its files are not the ones that its manifest describes."""
 
 
+class OtherVersion(ArtifactError):
+    """A folder is an artifact, of a version of Saliport whose manifests are made otherwise."""
+
+
 class VerificationFailed(Exception):
     """A runtime disagreed with live autograd: nothing is written, and the command exits with 1."""
 

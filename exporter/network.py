@@ -85,13 +85,14 @@ class Network(nn.Module):
 
     def _pick(self, output: Any) -> Tensor:
         name, key = type(self.model).__name__, self.signature.output_key
-        found = output
+        found, path = output, ""
         for part in key.split(".") if key else ():
-            found = _item(found, part)
-            if found is None:
-                raise UnsupportedModel(f"{name} returns nothing at --output-key {key!r}. {_offer(output)}")
+            inside = _item(found, part)
+            if inside is None:
+                raise UnsupportedModel(f"{name} returns nothing at --output-key {key!r}. {_offer(found, path)}")
+            found, path = inside, f"{path}{part}."
         if not isinstance(found, Tensor):
-            hint = _offer(found) if _choices(found) else "Wrap it in a module that returns the logits alone."
+            hint = _offer(found, path) if _choices(found) else "Wrap it in a module that returns the logits alone."
             raise UnsupportedModel(f"{name} returns {type(found).__name__}, not a tensor of logits [N, K]. {hint}")
         return found
 
@@ -222,10 +223,13 @@ def _choices(output: Any) -> list[str]:
         return [str(key) for key in output]
     if isinstance(output, (tuple, list)):
         return [str(index) for index in range(len(output))]
-    return []
+    held = {} if isinstance(output, Tensor) else getattr(output, "__dict__", {})
+    return [name for name, value in held.items() if isinstance(value, (Tensor, Mapping, tuple, list))]
 
 
-def _offer(output: Any) -> str:
-    """Say which keys there are."""
-    choices = _choices(output)
-    return f"Pick the logits with --output-key {' or '.join(choices)}." if choices else "It returns one tensor."
+def _offer(output: Any, path: str) -> str:
+    """Say which keys there are inside of what stands under a path."""
+    choices = [f"{path}{choice}" for choice in _choices(output)]
+    if not choices:
+        return f"{path.removesuffix('.')!r} is one tensor." if path else "It returns one tensor."
+    return f"Pick the logits with --output-key {' or '.join(choices)}."

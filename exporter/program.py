@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,11 @@ def _in_range(graph: fx.Graph, target: fx.Node, classes: int) -> fx.Node:
     return graph.call_function(aten.gather, (table, 0, graph.call_function(aten.add, (target, 1))))
 
 
+def _added(graph: fx.Graph, a: Any, b: Any) -> fx.Node:
+    """Add two sizes."""
+    return graph.call_function(operator.add, (a, b))
+
+
 def _not_a_number(graph: fx.Graph, value: float) -> float | fx.Node:
     """Write NaN as a call: TorchScript knows no name of it."""
     return graph.call_function(float, ("nan",)) if math.isnan(value) else value
@@ -233,6 +239,9 @@ def to_module(program: Program) -> fx.GraphModule:
             name = re.sub(r"\W", "_", scope_of(node))
             if op is round:  # to no decimals: in TorchScript that is no whole number yet
                 op, args = int, (graph.call_function(round, args[:1]),)
+            elif op is torch.sym_sum:  # of many terms; TorchScript knows it not
+                *terms, last = args if len(args) > 1 else args[0]
+                op, args = operator.add, (reduce(partial(_added, graph), terms), last)
             copies[node] = graph.create_node(node.op, _PLAIN.get(op, op), args, kwargs, name)
         copies[node].meta = dict(node.meta)
     return fx.GraphModule(root, graph, class_name="Explicit")

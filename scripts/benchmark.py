@@ -6,7 +6,6 @@ made of that file. ``--quick`` takes two minutes. Everything takes far longer; `
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from scripts.benchmarking import files, machine, plan, processes
 from scripts.benchmarking.measure import Effort, measure
 from scripts.benchmarking.records import Record, Records
+from scripts.commands import as_given
 
 RESULTS = "results.json"
 DOCUMENT = "README.md"
@@ -106,7 +106,7 @@ def main(
 
 def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) -> None:
     """Measure cases, and keep each as soon as it is done."""
-    command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+    command = as_given("benchmark.py")
     for number, case in enumerate(cases, 1):
         sources = files.sources(case.part)
         known = records.get(case)

@@ -92,7 +92,7 @@ def read_image(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, NDArray[np
         raise exporter.UsageError(f"the artifact takes inputs of shape {shape}, not images")
     channels, height, width = shape
     try:
-        opened = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if channels == 3 else "L")
+        opened = _eight_bits(ImageOps.exif_transpose(Image.open(path))).convert("RGB" if channels == 3 else "L")
     except (OSError, UnidentifiedImageError) as error:
         raise exporter.UsageError(f"{path} cannot be read as an image: {error}") from error
     side = min(opened.size[0] / width, opened.size[1] / height)
@@ -105,6 +105,21 @@ def read_image(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, NDArray[np
     fine = FINE / max(height, width)
     shown = square.resize((round(width * fine), round(height * fine)), Image.Resampling.LANCZOS).convert("RGB")
     return shown, np.ascontiguousarray(pixels[None], dtype=np.float32)
+
+
+def _eight_bits(image: Any) -> Any:
+    """Return an image of 16 bits in 8, which Pillow itself would cut off at 255.
+
+    Raises:
+        exporter.UsageError: Its values have no range that is known.
+    """
+    from PIL import Image
+
+    if image.mode == "F":
+        raise exporter.UsageError("the image has values of floating point, whose range is not known; save it in 8 bits")
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(np.asarray(np.clip(np.asarray(image, np.float64) / 257, 0, 255).round(), np.uint8))
 
 
 def check_target(target: int, manifest: Mapping[str, Any]) -> None:

@@ -36,7 +36,13 @@ FEWEST_SHOWN = 10
 
 
 @click.command()
-@click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True, help="How many networks.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help=f"How many networks at least; {CHUNK} are drawn at once.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many processes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first networks.")
 @click.option("--state", type=click.Path(path_type=Path), default="fuzz.jsonl", show_default=True, help="What is done.")
@@ -82,13 +88,20 @@ def failed(done: list[dict[str, Any]]) -> int:
 
 def read_state(path: Path, seed: int) -> list[dict[str, Any]]:
     """Return what an earlier run has done; a last line that was cut off is done again."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.touch()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--state {path} cannot be read and written: {error}") from error
     done = []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         try:
             done.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+        except json.JSONDecodeError as error:
+            if number < len(lines) or not line.startswith("{"):
+                raise click.UsageError(f"--state {path} is no state of this script: line {number}, {error}") from error
+    if not all(isinstance(one, dict) and {"seed", "digests", "failure"} <= one.keys() for one in done):
+        raise click.UsageError(f"--state {path} is no state of this script")
     if done and min(one["seed"] for one in done) < seed:
         raise click.UsageError(f"{path} is of seed {min(one['seed'] for one in done)}, not of {seed}")
     if len(done) < len(lines):

@@ -246,7 +246,10 @@ def main(count: int, commands: int, model: str, seed: int) -> None:
     """Kill exports at random moments; exit status 1 if a folder was ever anything but whole."""
     chance, tally = random.Random(seed), Tally()
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place), model, [Child, Command] if commands else [Child])
+        try:
+            bench = Bench(Path(place), model, [Child, Command] if commands else [Child])
+        except RuntimeError as error:
+            raise click.UsageError(f"--model {model}: {error}") from error
         kills = 0
         while kills < count:
             if chance.random() < 0.1:  # as for the first export ever

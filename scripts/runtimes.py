@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +22,15 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from scripts.commands import as_given
 from scripts.matrix.installed import Installed
 from scripts.matrix.opsets import opset_table
 from scripts.matrix.report import disagreements, document, line
 from scripts.matrix.runtimes import choose
 from scripts.matrix.trials import MODELS, QUICK, NotRun, Row, prepare
+
+RESULTS = Path("docs/runtimes.json")
+QUICK_RESULTS = Path("artifacts/runtimes.json")
 
 
 @click.command()
@@ -40,9 +43,7 @@ from scripts.matrix.trials import MODELS, QUICK, NotRun, Row, prepare
 @click.option(
     "--results",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("docs/runtimes.json"),
-    show_default=True,
-    help="Where results are kept.",
+    help=f"Where results are kept.  [default: {RESULTS}; quick: {QUICK_RESULTS}]",
 )
 @click.option("--known", is_flag=True, help="Run nothing, report what is known.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the page, docs/runtimes.md.")
@@ -53,13 +54,16 @@ def main(
     libtorch: Path | None,
     web: Path | None,
     no_opsets: bool,
-    results: Path,
+    results: Path | None,
     known: bool,
     report: Path | None,
 ) -> None:
     """Compare the runtimes."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    found = read(results) if results.exists() else {"opsets": []}
+    results = results or (QUICK_RESULTS if quick else RESULTS)
+    for path in filter(None, (report, None if known else results)):
+        make_folder_of(path)
+    found = read(results) if known or results.exists() else {"opsets": []}
     if not known:
         measured = 5 if quick else rounds
         with tempfile.TemporaryDirectory() as folder:
@@ -79,28 +83,36 @@ def main(
     sys.exit(1 if wrong else 0)
 
 
-def command() -> str:
-    """Return the command as it was given; where programs lie is nobody's business."""
-    given = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return shlex.join(["python", "scripts/runtimes.py", *given])
+def make_folder_of(path: Path) -> None:
+    """Make the folder of a file that will be written, before anything is measured."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read(results: Path) -> dict[str, Any]:
     """Return what an earlier run found."""
-    found: dict[str, Any] = json.loads(results.read_text())
+    try:
+        found = json.loads(results.read_text())
+    except OSError as error:
+        raise click.UsageError(f"{results} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise click.UsageError(f"{results} holds no results: {error}") from error
+    if not isinstance(found, dict) or not {"rows", "opsets"} <= found.keys():
+        raise click.UsageError(f"{results} holds no results of this script")
     return found
 
 
 def write(results: Path, found: Mapping[str, Any]) -> None:
     """Keep what was found."""
-    results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def surroundings() -> dict[str, str]:
     """Return what the figures hang on."""
     return {
-        "command": command(),
+        "command": as_given("runtimes.py"),
         "processor": processor(),
         "python": platform.python_version(),
         "torch": version("torch"),

@@ -9,6 +9,7 @@ artifact, run by onnxruntime; the explained class is the one that the trained ne
 from __future__ import annotations
 
 import copy
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import exporter
 from exporter.sources import Source, resolve
 from models.digits import held_out_split
+from scripts.explain import check_output
 
 METHODS = ("guided", "gradient", "deconvnet")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -154,6 +158,11 @@ def draw(results: dict[str, dict[str, list[Step]]], output: Path) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="A picture to draw, for example sanity-check.png.")
 def main(names: tuple[str, ...], seed: int, output: Path | None) -> None:
     """Randomise the shipped networks from the top, and compare their exported maps with the trained ones."""
+    if output is not None:
+        try:
+            check_output(output)
+        except exporter.UsageError as error:
+            raise click.UsageError(str(error)) from error
     results: dict[str, dict[str, list[Step]]] = {}
     for name in names:
         source = resolve(name)

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import resource
-import shlex
 import statistics
 import sys
 import tempfile
@@ -31,6 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from scripts.commands import as_given
 
 BARS = {"torchvision": 0.95, "timm, convolutional": 0.85}
 """Share of each group that must be exported and proven."""
@@ -345,7 +348,7 @@ def document(found: Found) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     parts = [
         "# Coverage",
-        INTRODUCTION.format(command=shlex.join(_command()), versions=versions, python=platform.python_version()),
+        INTRODUCTION.format(command=as_given("sweep.py"), versions=versions, python=platform.python_version()),
         _table(
             ["", "families", "networks", "tried", "proven", "share", "bar", "seconds, median"],
             [_total(group, members) for group, members in by_group(found).items()],
@@ -389,10 +392,6 @@ the whole export with its proof."""
 
 RUNTIMES = ("onnxruntime", "torchscript")
 HEAD = ["network", "image", "parameters", "ops", "float64", *RUNTIMES, "seconds"]
-
-
-def _command() -> list[str]:
-    return ["python", "scripts/sweep.py", *sys.argv[1:]]
 
 
 def _total(group: str, members: Found) -> list[str]:

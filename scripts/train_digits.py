@@ -58,7 +58,7 @@ def train(images: torch.Tensor, labels: torch.Tensor, epochs: int, batch: int = 
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--epochs", default=60, help="Passes over the training images.")
+@click.option("--epochs", type=click.IntRange(min=1), default=60, help="Passes over the training images.")
 @click.option("--seed", default=0, help="Seeds the initial weights, the order of samples and the shifts.")
 @click.option(
     "--output",
@@ -73,6 +73,8 @@ def main(epochs: int, seed: int, output: Path) -> None:
     The held-out images are used once, after the last epoch. The same seed gives the same weights on the same
     machine and torch version.
     """
+    if not os.access(output.parent, os.W_OK):
+        raise click.UsageError(f"--output {output} cannot be written: {output.parent} is no folder to write into")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)

@@ -125,8 +125,18 @@ class Recurrent(nn.Module):
         return self.head(self.body(x.transpose(1, 2))[0][:, -1])
 
 
+def test_what_keeps_its_shape_is_named(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return (image.relu() * mask[:, None]).mean((2, 3))
+
+    inputs = [Input("image", (3, 8, 8)), Input("mask", (8, 8), "bool")]
+    with pytest.raises(exporter.UnsupportedModel, match=r"at 9 while mask keeps its shape it raises: The size"):
+        exporter.export(Masked(), inputs, tmp_path / "a", dynamic=SIZES)
+
+
 def test_steps_over_time_do_not_vary(tmp_path: Path) -> None:
-    with pytest.raises(exporter.UnsupportedModel, match=r"takes a length of 12 only.* and so do .* a recurrent layer"):
+    with pytest.raises(exporter.UnsupportedModel, match=r"is for a length of 12 only.* and so do .* a recurrent layer"):
         exporter.export(Recurrent(), (2, 12), tmp_path / "a", dynamic=("batch", "length"))
 
 
@@ -138,7 +148,10 @@ def test_a_linear_layer_after_a_flatten_says_why(tmp_path: Path) -> None:
     )
     with pytest.raises(exporter.UnsupportedModel) as error:
         exporter.export(networks.Flattened(), (3, 8, 8), tmp_path / "a", dynamic=SIZES)
-    assert "--dynamic height: the network takes a height of 8 only; at 9 it raises: mat1 and mat2" in str(error.value)
+    assert (
+        "--dynamic height: what was captured of the network is for a height of 8 only; at 9 it raises: mat1 and mat2"
+        in str(error.value)
+    )
     assert f"tests/networks.py:{line}). A linear layer after a flatten fixes the size" in str(error.value)
     assert not (tmp_path / "a").exists()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -121,10 +123,53 @@ def test_segmentation_is_summed_over_space(tmp_path: Path) -> None:
         ("logits", "Segmenter returns nothing at --output-key 'logits'. Pick the logits with --output-key out or aux."),
     ],
 )
-def test_output_keys(key: str | None, message: str) -> None:
+def test_output_keys_of_a_dict(key: str | None, message: str) -> None:
     with pytest.raises(exporter.UnsupportedModel) as error:
         exporter.build(networks.Segmenter(), torch.zeros(1, 3, 8, 8), output_key=key)
     assert str(error.value) == message
+
+
+class Nested(nn.Module):
+    """Returns the logits deep inside."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = x.relu().flatten(1)
+        return {"scores": {"cls": y, "n": 3}, "list": [y, (y, y)], "object": SimpleNamespace(logits=y, kept=2)}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("scores", "returns dict, not a tensor of logits [N, K]. Pick the logits with --output-key scores.cls or"),
+        ("cls", "returns nothing at --output-key 'cls'. Pick the logits with --output-key scores or list or object."),
+        (
+            "list.1",
+            "returns tuple, not a tensor of logits [N, K]. Pick the logits with --output-key list.1.0 or",
+        ),
+        ("list.2", "returns nothing at --output-key 'list.2'. Pick the logits with --output-key list.0 or list.1."),
+        ("object", "SimpleNamespace, not a tensor of logits [N, K]. Pick the logits with --output-key object.logits."),
+        ("scores.cls.x", "returns nothing at --output-key 'scores.cls.x'. 'scores.cls' is one tensor."),
+    ],
+)
+def test_output_keys_inside(key: str, message: str) -> None:
+    with pytest.raises(exporter.UnsupportedModel) as error:
+        exporter.build(Nested(), torch.zeros(1, 4), output_key=key)
+    assert message in str(error.value)
+    exporter.build(Nested(), torch.ones(1, 4), output_key="object.logits")
+
+
+class Both(nn.Module):
+    """Takes two tensors."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left.relu() @ right.mT).flatten(1)
+
+
+def test_how_a_network_is_called_is_what_to_check() -> None:
+    with pytest.raises(exporter.UnsupportedModel, match=r"'right'. Give one --input for each tensor that it takes.$"):
+        exporter.build(Both(), torch.zeros(1, 4, 4))
+    with pytest.raises(exporter.UnsupportedModel, match=r"Check the shape and the dtype of each --input, and"):
+        exporter.build(Both(), {"left": torch.zeros(1, 4, 4), "right": torch.zeros(1, 4, 3)})
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,28 @@ def test_a_network_that_holds_the_saved_one() -> None:
         load_weights(model, Path("w.pt"))
 
 
+def test_a_network_whose_own_keys_have_a_prefix() -> None:
+    model = nn.DataParallel(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)))
+    saved = {key: value + 1 for key, value in states(model).items()}
+    for state in (saved, within("module.", saved), within("_orig_mod.", saved)):
+        torch.save(state, "w.pt")
+        load_weights(model, Path("w.pt"))
+        assert same(states(model), saved)
+        model.load_state_dict({key: torch.zeros_like(value) for key, value in saved.items()})
+
+
+def test_the_likely_cause_does_not_hang_on_counters() -> None:
+    norm = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+    torch.save(states(norm), "w.pt")
+    with pytest.raises(
+        exporter.UsageError, match=r"8 missing: .*; 6 unexpected: .* a part of the network, its 'model.'"
+    ):
+        load_weights(nn.ModuleDict({"model": norm, "head": nn.Linear(3, 2)}), Path("w.pt"))
+    torch.save({f"layer_{key}": value for key, value in states(norm).items()}, "w.pt")
+    with pytest.raises(exporter.UsageError, match="other names for its layers"):
+        load_weights(norm, Path("w.pt"))
+
+
 def test_other_features_after_flattening() -> None:
     torch.save(states(nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 3))), "w.pt")
     with pytest.raises(exporter.UsageError, match=r"another image size or width: 1.weight takes 9 features .* 4 here"):

@@ -489,6 +489,22 @@ def pooled(net: Any, x: Tensor) -> Tensor:
     return net.head((mean + F.max_pool2d(x, kernel_size=x.size()[2:])).flatten(1))
 
 
+def gated(net: Any, x: Tensor) -> Tensor:
+    """Is weighed by itself after a stride, whose sizes PyTorch writes as sums of many terms."""
+    x = F.conv2d(x, net.conv.weight, net.conv.bias, stride=2, padding=1)
+    x = x * x.mean((2, 3), keepdim=True).sigmoid()
+    y = F.group_norm(x, 2).relu()
+    return net.head((F.pad(y, (1, 1, 1, 1)) * F.pad(x, (2, 2, 2, 2))[:, :, 1:-1, 1:-1]).mean((2, 3)))
+
+
+def windows(net: Any, x: Tensor) -> Tensor:
+    """Has windows of two after a stride of two, so that sizes 7 and 8 are one, and 9 is none."""
+    x = F.conv2d(x, net.conv.weight, net.conv.bias, stride=2, padding=1).relu()
+    count, channels, height, width = x.shape
+    x = x.view(count, channels, height // 2, 2, width // 2, 2)
+    return net.head((x * x.softmax(3)).amax((3, 5)).mean((2, 3)))
+
+
 def strips(net: Any, x: Tensor) -> Tensor:
     """Pools rows, columns, and all that there is as one row."""
     x = net.conv(x).relu()
@@ -530,6 +546,8 @@ def written(net: Any, x: Tensor) -> Tensor:
         fractions,
         parts,
         pooled,
+        gated,
+        windows,
         strips,
         moved,
         written,
@@ -542,6 +560,8 @@ def written(net: Any, x: Tensor) -> Tensor:
         "fractions",
         "parts",
         "pooled",
+        "gated",
+        "windows",
         "strips",
         "moved",
         "written",

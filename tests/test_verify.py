@@ -137,6 +137,17 @@ def test_a_file_that_computes_something_else(home: Path, copy: Path) -> None:
     assert "onnxruntime float32: logits of sample 0" in result.stderr
 
 
+def test_an_artifact_of_another_version_is_not_damaged(home: Path, copy: Path) -> None:
+    rewrite(copy, schema=artifact.SCHEMA - 1)
+    result = verify(copy)
+    assert result.exit_code == 2
+    assert f"has schema {artifact.SCHEMA - 1}; this version of Saliport reads {artifact.SCHEMA}" in result.stderr
+    arguments = ["--model", f"{home}/nets.py:make", "--input-shape", "1,6,6", "--output", str(copy)]
+    result = CliRunner().invoke(main, ["export", *arguments])
+    assert result.exit_code == 2
+    assert "holds another version's artifact" in result.stderr
+
+
 def test_a_certificate_without_what_bounds_need(home: Path, copy: Path) -> None:
     """As earlier versions wrote; with the network, nothing of it is needed."""
     certificate = json.loads((copy / "manifest.json").read_text())["parity"]

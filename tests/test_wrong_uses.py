@@ -315,7 +315,7 @@ NETWORKS = {
     ),
     "an image size that the network fixes": (
         (*net("Convolves", "3,8,8"), "--dynamic", "batch,height"),
-        r"--dynamic height: the network takes a height of 8 only; at 9 it raises: mat1 .*nets.py:\d+\)",
+        r"--dynamic height: what was captured .* is for a height of 8 only; at 9 it raises: mat1 .*nets.py:\d+\)",
     ),
     "a tuple": (
         net("Tuple"),

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch
 _EXTRA_STATE = "_extra_state"
 """How the keys end of what ``get_extra_state`` returns, tensors or not."""
 
+_OPTIONAL = ("num_batches_tracked", _EXTRA_STATE)
+"""How the keys end of counters, and of what a module keeps beside its tensors: no part of the function."""
+
 
 def load_weights(model: nn.Module, path: Path) -> str:
     """Load a state dict strictly; a checkpoint's usual wrappers and a prefix of every key are understood.
@@ -50,18 +53,17 @@ def load_weights(model: nn.Module, path: Path) -> str:
     Raises:
         UsageError: The file is missing, damaged, not a state dict, asks to run code, or does not fit the network.
     """
-    state, taken = _unwrap(read_weights(path), f"--weights {path}")
     own = model.state_dict()
-    # counters, and what a module keeps beside its tensors: no part of the function
-    optional = {key for key in own if key.endswith(("num_batches_tracked", _EXTRA_STATE))}
-    state = _without_prefix(state, own.keys() - optional)
-    found, wanted = _layout(state, optional), _layout(own, optional)
+    state, taken = _unwrap(read_weights(path), f"--weights {path}", own)
+    state = _without_prefix(state, {key for key in own if not key.endswith(_OPTIONAL)})
+    found, wanted = _layout(state), _layout(own)
     if found != wanted:
         raise UsageError(f"{path} does not fit {type(model).__name__}: {describe(found, wanted)}")
     bad = _not_finite(state, _masks(model))
     if bad:
         raise UsageError(f"{path} holds NaN or infinity in {_listed(bad)}")
-    model.load_state_dict({**{key: own[key] for key in optional}, **state})
+    optional = {key: value for key, value in own.items() if key.endswith(_OPTIONAL)}
+    model.load_state_dict({**optional, **{key: value for key, value in state.items() if key in own}})
     return taken
 
 
@@ -124,11 +126,14 @@ def strip(loaded: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         UsageError: There is no state dict.
     """
-    return _unwrap(loaded, "the weights")[0]
+    return _unwrap(loaded, "the weights", ())[0]
 
 
-def _unwrap(loaded: Mapping[str, Any], label: str) -> tuple[dict[str, Tensor], str]:
-    """Return the bare state dict, and which of several sets of weights it is, in words."""
+def _unwrap(loaded: Mapping[str, Any], label: str, own: Collection[str]) -> tuple[dict[str, Tensor], str]:
+    """Return the bare state dict, and which of several sets of weights it is, in words.
+
+    A prefix of every key of the network's ``own`` stays.
+    """
     sets = [name for name in (*WRAPPERS, *AVERAGED) if isinstance(loaded.get(name), Mapping) and loaded[name]]
     found = loaded[sets[0]] if sets else loaded
     state = {key: value for key, value in found.items() if not str(key).endswith(_EXTRA_STATE)}
@@ -137,7 +142,7 @@ def _unwrap(loaded: Mapping[str, Any], label: str) -> tuple[dict[str, Tensor], s
         what = f"{', '.join(map(repr, others[:3]))} is no tensor of plain numbers" if others else "it holds no tensors"
         raise UsageError(f"{label}: not a state dict, {what}")
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
+        if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     rest = " or ".join(repr(name) for name in sets[1:])
     return dict(state), f", its {sets[0]!r}, not its {rest}" if rest else ""
@@ -172,8 +177,12 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _layout(state: Mapping[str, Tensor], optional: set[str]) -> Layout:
-    return {key: (tuple(value.shape), value.is_floating_point()) for key, value in state.items() if key not in optional}
+def _layout(state: Mapping[str, Tensor]) -> Layout:
+    return {
+        key: (tuple(value.shape), value.is_floating_point())
+        for key, value in state.items()
+        if not key.endswith(_OPTIONAL)
+    }
 
 
 def check_present(model: nn.Module, label: str) -> None:
