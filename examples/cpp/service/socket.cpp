@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
 
@@ -19,6 +20,23 @@ bool well_formed(std::string_view head) {
     const auto byte = static_cast<unsigned char>(head[i]);
     if (byte == '\r' ? head.substr(i, 2) != "\r\n" : byte == '\n' ? i == 0 || head[i - 1] != '\r' : false) return false;
     if ((byte < 0x20 && byte != '\t' && byte != '\r' && byte != '\n') || byte == 0x7f) return false;
+  }
+  return true;
+}
+
+/// Tells whether each header is a token and, right behind it, a colon (RFC 9112, section 5). cpp-httplib passes over
+/// what it cannot read, decodes %XX and drops what is empty: a body whose length it misses would be the next request.
+bool has_plain_headers(std::string_view head) {
+  constexpr std::string_view marks = "!#$%&'*+-.^_`|~";
+  const auto in_token = [&](unsigned char c) { return std::isalnum(c) || marks.find(char(c)) != marks.npos; };
+  for (std::size_t line = head.find("\r\n") + 2; line + 2 < head.size();) {
+    const std::size_t end = head.find("\r\n", line), colon = head.find(':', line);
+    if (colon >= end) return false;
+    const std::string_view name = head.substr(line, colon - line), value = head.substr(colon + 1, end - colon - 1);
+    if (name.empty() || !std::all_of(name.begin(), name.end(), in_token)) return false;
+    const bool frames = same(name, "Content-Length") || same(name, "Transfer-Encoding");
+    if (frames && (trimmed(value).empty() || value.find('%') != value.npos)) return false;
+    line = end + 2;
   }
   return true;
 }
@@ -82,7 +100,7 @@ Socket::Head Socket::read_head(std::size_t longest) {
     if (std::min(end, buffer_.size()) > longest) return Head::too_long;
     if (end != buffer_.npos) {
       std::string head = buffer_.substr(0, end + 4);
-      if (!well_formed(head)) return Head::malformed;
+      if (!well_formed(head) || !has_plain_headers(head)) return Head::malformed;
       drop_ranges(head);
       buffer_.replace(0, end + 4, head);
       return Head::complete;

@@ -104,6 +104,30 @@ BAD = {
     "bare line feeds": b"GET /healthz HTTP/1.1\r\nA: b\nContent-Length: 3\r\n\r\nabc",
     "a head that ends too early": b"GET /healthz HTTP/1.1\r\nA: b",
 }
+# Headers that a proxy may read as the length of a body, and cpp-httplib would pass over: the body is another request.
+BAD |= {
+    f"{how} before a body": b"GET /healthz HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n%b" % (header, body)
+    for body, headers in {
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n": {
+            "a blank": b"Content-Length : 35",
+            "a tab": b"Content-Length\t: 35",
+            "an indented header": b" Content-Length: 35",
+            "a folded length": b"Content-Length:\r\n 35",
+            "no colon": b"Content-Length 35",
+            "no name": b": 35",
+            "a name that is no token": b"Content-Length(): 35",
+            "an empty length": b"Content-Length: ",
+            "an encoded length": b"Content-Length: %33%35",
+        },
+        b"23\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n\r\n0\r\n\r\n": {
+            "a blank, chunked,": b"Transfer-Encoding : chunked",
+            "a folded encoding": b"Transfer-Encoding:\r\n chunked",
+            "an empty encoding": b"Transfer-Encoding:\t",
+            "an encoded encoding": b"Transfer-Encoding: %63hunked",
+        },
+    }.items()
+    for how, header in headers.items()
+}
 
 
 @pytest.mark.parametrize("what", BAD)
