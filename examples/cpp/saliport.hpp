@@ -587,6 +587,8 @@ class Artifact {
       session.SetIntraOpNumThreads(options.threads);
       session.SetLogSeverityLevel(4);  // errors come as exceptions; do not print them as well
       session.DisableMemPattern();     // less memory, in the same time
+      // Else onnxruntime goes by the first bytes, and takes what was checked as protobuf for a file of its own format.
+      session.AddConfigEntry("session.load_model_format", "ONNX");
       env_ = Ort::Env(ORT_LOGGING_LEVEL_FATAL, "saliport");
       session_ = Ort::Session(env_, bytes.data(), bytes.size(), session);
       check_signature();

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,35 @@ def _model(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], obje
 
 def _no_protobuf(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"\xff" * 100)
+    doors.reseal(folder)
+
+
+def _polyglot(folder: Path) -> None:
+    """Make the model one in onnxruntime's own format, a flatbuffer, that is a harmless protobuf as well.
+
+    A flatbuffer begins with the place of its root table and, here, the type ``ORTM``. As a protobuf these bytes are a
+    number and another of eight bytes; all that follow are the name of a producer.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(folder / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(folder / "model.onnx", options)
+    flat = (folder / "model.ort").read_bytes()
+    start = b"\x08\x01\x09\0ORTM\0\0\0\x12"
+    root, old = (int.from_bytes(data[:4], "little") for data in (start, flat))
+    vtable = old - int.from_bytes(flat[old : old + 4], "little")
+    count = int.from_bytes(flat[vtable + 2 : vtable + 4], "little") // 4
+    moved = root + 8 + 4 * count  # all but the root table, whose place is given: it points to them
+    moved += -moved % 16
+    table = list(struct.unpack_from(f"<{count}I", flat, old))
+    table[1:] = (offset + moved + old - root for offset in table[1:])
+    rest = bytes(root - (old - vtable) - len(start) - 3) + flat[vtable:old] + struct.pack(f"<{count}I", *table)
+    rest += bytes(moved - len(start) - 3 - len(rest)) + flat
+    length = bytes([len(rest) & 0x7F | 0x80, len(rest) >> 7 & 0x7F | 0x80, len(rest) >> 14])
+    (folder / "model.onnx").write_bytes(start + length + rest)
     doors.reseal(folder)
 
 
@@ -296,6 +326,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a subgraph": (_model(_branch), "runtime", "an attribute has the protobuf field 6"),
     "a function": (_model(_function), "runtime", "the model has the protobuf field 25"),
     "a custom operator": (_model(_custom), "runtime", 'a node is of domain "com.microsoft"'),
+    "onnxruntime's own format": (_polyglot, "runtime", "No graph was found in the protobuf"),
     "an operator that there is not": (_model(_nonsense), "runtime", "model.onnx cannot be opened: "),
 }
 
@@ -326,6 +357,15 @@ def test_onnxruntime_would_follow_a_model_out_of_its_folder(folder: Path, monkey
     monkeypatch.chdir(folder.parent)
     Path("secret.bin").write_bytes(bytes(1 << 16))
     onnxruntime.InferenceSession((folder / "model.onnx").read_bytes())
+
+
+def test_onnxruntime_would_read_a_protobuf_as_its_own_format(folder: Path) -> None:
+    """Why the header names the format: what it walks must be what runs."""
+    import onnxruntime
+
+    _polyglot(folder)
+    session = onnxruntime.InferenceSession((folder / "model.onnx").read_bytes())
+    assert [output.name for output in session.get_outputs()] == ["logits", "attribution"]
 
 
 def test_several_inputs_are_refused_by_name(ask: Path, tmp_path: Path) -> None:
