@@ -399,13 +399,12 @@ class Manifest {
     const std::string given = image.name + " has shape " + detail::shape_text(shape);
     bool fits = shape.size() == dimensions_.size();
     for (std::size_t i = 0; fits && i < shape.size(); ++i)
-      fits = dimensions_[i].name.empty() ? shape[i] == dimensions_[i].size : shape[i] > 0;
+      fits = !dimensions_[i].name.empty() || shape[i] == dimensions_[i].size;
     if (!fits) throw Error(Kind::bad_input, given + "; the artifact takes " + takes());
     for (std::size_t i = 0; i < shape.size(); ++i) {
       const Dimension& dimension = dimensions_[i];
       if (!dimension.name.empty() && (shape[i] < dimension.min || (shape[i] - dimension.min) % dimension.multiple_of))
-        throw Error(Kind::bad_input, given + "; its " + dimension.name + " must be " + std::to_string(dimension.min) +
-                                         " plus a multiple of " + std::to_string(dimension.multiple_of));
+        throw Error(Kind::bad_input, given + "; its " + dimension.name + " must be " + dimension.text());
     }
     std::int64_t values = 1;
     for (const std::int64_t size : shape) {
@@ -449,6 +448,11 @@ class Manifest {
   struct Dimension {
     std::string name;  // empty: the size is fixed
     std::int64_t size, min, multiple_of;
+
+    std::string text() const {
+      const std::string least = std::to_string(min);
+      return multiple_of == 1 ? "at least " + least : least + " plus a multiple of " + std::to_string(multiple_of);
+    }
   };
   struct File {
     std::uint64_t bytes;
