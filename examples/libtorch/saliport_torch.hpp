@@ -37,7 +37,7 @@ class TorchArtifact {
     if (options.threads < 1 || options.threads > 1024)
       throw Error(Error::Kind::bad_input, "threads is " + std::to_string(options.threads) + "; it must be 1 to 1024");
     detail::guarded(folder.string() + "/model.pt cannot be opened", [&] {
-      at::set_num_threads(options.threads);  // of the whole process: libtorch has one pool
+      use_threads();
       std::istringstream file(manifest_.model("torchscript"));
       module_ = torch::jit::load(file, torch::kCPU);
       module_.eval();
@@ -53,6 +53,7 @@ class TorchArtifact {
     Explanation out{shape[0], manifest_.classes, {}, {}, shape};
     detail::guarded("libtorch cannot run the model", [&] {
       std::vector<std::int64_t> targets = manifest_.check_target(target, out.batch);
+      use_threads();
       const torch::InferenceMode no_autograd;
       // from_blob takes mutable memory; the artifact has no operator that writes to its inputs.
       const std::vector<c10::IValue> inputs = {
@@ -70,6 +71,13 @@ class TorchArtifact {
   const Manifest& manifest() const noexcept { return manifest_; }
 
  private:
+  /// Sets how many threads share the work of the calling one. OpenMP keeps that for each, and libtorch's own number
+  /// reaches a new thread only with its first loop: a convolution before that would get all processors.
+  void use_threads() const {
+    // Only where it differs: it becomes the number of the process, too, for threads that are new.
+    if (at::get_num_threads() != options_.threads) at::set_num_threads(options_.threads);
+  }
+
   void warm_up() const {
     std::vector<std::int64_t> shape = manifest_.smallest();
     std::int64_t values = 1;

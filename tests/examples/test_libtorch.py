@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils import cpp_extension
 
 from tests.examples import doors
 from tests.examples.conftest import Once, Require
+
+LIBTORCH = doors.ROOT / "examples" / "libtorch"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +28,7 @@ def program(once: Once, require: Require) -> Path:
 
     def build(folder: Path) -> None:
         here = doors.checkout(folder / "checkout")
-        for command in doors.readme_lines(doors.ROOT / "examples" / "libtorch")[:2]:
+        for command in doors.readme_lines(LIBTORCH)[:2]:
             doors.shell(command, here, CXXFLAGS="-Wall -Wextra -Werror")
 
     return once("libtorch", build) / "checkout" / "build" / "libtorch" / "saliport_torch"
@@ -44,6 +47,24 @@ def test_the_first_callers_do_not_wait_for_the_compiler(program: Path, artifact:
         assert times, answer
         first_two[how] = float(times[1]) + float(times[2])
     assert first_two[()] < first_two[("--cold",)] / 2
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 1), (2, 4)])
+def test_threads_hold_in_every_thread_that_calls(
+    once: Once, require: Require, arts: Path, threads: int, most: int
+) -> None:
+    """With two, the caller and whoever opened the artifact have a helper each, and so has libtorch's other pool."""
+    doors.require_compiler(require)
+    include = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
+    link = " ".join(f"-L{path} -Wl,-rpath,{path}" for path in cpp_extension.library_paths())
+    source = f"-I{LIBTORCH.parent}/cpp {LIBTORCH}/checks/threads.cpp"
+    line = (
+        f"c++ -std=c++20 -Wall -Wextra -Werror {include} {source} {link} -Wl,--no-as-needed -ltorch_cpu -lc10 -pthread"
+    )
+    program = once("threads", lambda folder: doors.shell(f"{line} -o {folder}/threads", folder)) / "threads"
+    answer = doors.call(program, arts / "guided", str(threads), OMP_NUM_THREADS="6")
+    assert (answer.status, answer.error) == (0, "")
+    assert threads <= int(answer.output) <= most
 
 
 REFUSED = {
@@ -93,7 +114,7 @@ def test_the_readme_runs(program: Path, artifact: Path, tmp_path: Path) -> None:
     if not (here / "artifacts").exists():
         (here / "artifacts").symlink_to(artifact.parent)
     np.save(here / "image.npy", np.zeros((1, 3, 32, 32), np.float32))
-    lines = doors.readme_lines(doors.ROOT / "examples" / "libtorch")
+    lines = doors.readme_lines(LIBTORCH)
     assert len(lines) == 3
     doors.shell(lines[2], here)
     assert (here / "explained.npz").stat().st_size > 4 * 3 * 32 * 32
