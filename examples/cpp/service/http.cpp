@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::size_t longest_head = 8192;
 constexpr std::chrono::milliseconds linger_time = 2s, grace = 500ms;
+constexpr const char* no_room = "there is no room for this request";
 
 /// cpp-httplib calls handlers with the request alone; the rest of the exchange that a thread is in is found here.
 thread_local void* current = nullptr;
@@ -32,7 +33,7 @@ struct HttpServer::Exchange {
   const Clock::time_point began = Clock::now();
   std::optional<Problem> refusal;  // decided before the body was read
   std::string path = "other", content_type;
-  std::size_t length = 0, reserved = 0;  // of the body: as announced, and as taken from the memory of all
+  std::size_t length = 0, reserved = 0;  // of the body: as announced, and what has been taken from the memory of all
   bool chunked = false;
   bool close = true;  // whether the connection ends here, as it does when what follows is not known
   bool late = false;
@@ -57,7 +58,13 @@ struct HttpServer::Exchange {
 
   void refuse(int status, const char* code, const std::string& message) { refusal.emplace(status, code, message); }
 
-  /// Takes memory for a body, if it can be had.
+  /// Tells whether memory for a body could be had.
+  bool room(std::size_t size) const {
+    const std::lock_guard lock(server.mutex_);
+    return size <= server.options_.body_memory - server.body_memory_;
+  }
+
+  /// Takes memory for what has arrived of a body, if it can be had.
   bool reserve(std::size_t size) {
     const std::lock_guard lock(server.mutex_);
     if (size > server.options_.body_memory - server.body_memory_) return false;
@@ -248,9 +255,9 @@ void HttpServer::check(Incoming& request, Exchange& exchange) const {
     return exchange.refuse(413, "body_too_large", "the body may have " + std::to_string(options_.max_body) + " bytes");
   if (request.has_header("Content-Encoding") && !same(header("Content-Encoding"), "identity"))
     return exchange.refuse(415, "unsupported_encoding", "send the body without Content-Encoding");
-  if (post && !exchange.reserve(exchange.chunked ? options_.max_body : exchange.length)) {
+  if (post && !exchange.room(exchange.length)) {  // known before it is sent
     metrics_.rejected("memory");
-    return exchange.refuse(503, "busy", "there is no room for this request");
+    return exchange.refuse(503, "busy", no_room);
   }
   // After chunks the connection ends: cpp-httplib does not tell whether they were well-formed to the end.
   exchange.close = last || exchange.chunked;
@@ -258,17 +265,24 @@ void HttpServer::check(Incoming& request, Exchange& exchange) const {
 
 std::string HttpServer::read_body(const httplib::ContentReader& reader, Exchange& exchange) {
   std::string body;
-  body.reserve(exchange.reserved);  // for chunks, too: what is not filled takes no memory, and growing would double it
-  bool too_large = false;
+  // What is not filled takes no memory, and growing would double it.
+  body.reserve(exchange.chunked ? options_.max_body : exchange.length);
+  bool too_large = false, busy = false;
   const bool whole = reader([&](const char* data, std::size_t size) {
     too_large = size > options_.max_body - body.size();
-    if (!too_large) body.append(data, size);
-    return !too_large;
+    busy = !too_large && !exchange.reserve(size);
+    if (too_large || busy) return false;
+    body.append(data, size);
+    return true;
   });
   if (whole) return body;
   exchange.close = true;
   if (too_large)
     throw Problem(413, "body_too_large", "the body may have " + std::to_string(options_.max_body) + " bytes");
+  if (busy) {
+    metrics_.rejected("memory");
+    throw Problem(503, "busy", no_room);
+  }
   if (exchange.socket.timed_out()) throw Problem(408, "timeout", "the request did not arrive in time");
   throw Problem(400, "incomplete_body", "the body ends too early");
 }

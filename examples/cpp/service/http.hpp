@@ -75,7 +75,7 @@ class HttpServer : private httplib::Server {
   std::condition_variable finished_;
   std::size_t in_flight_ = 0;    // all requests
   std::size_t unfinished_ = 0;   // those that began before draining did
-  std::size_t body_memory_ = 0;  // what bodies take, or may come to take
+  std::size_t body_memory_ = 0;  // what has arrived of bodies
   bool draining_ = false;
   Clock::time_point closing_ = Clock::time_point::max();
   int wake_;  // readable once draining has begun

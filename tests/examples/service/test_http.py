@@ -437,18 +437,40 @@ def test_too_many_connections_are_told_so(binary: Path, artifact: Path) -> None:
         assert service.ask("GET", "/healthz").status == 200
 
 
-def test_bodies_do_not_take_all_memory(binary: Path, artifact: Path) -> None:
-    with Service(binary, artifact, "--max-body", "8M", "--body-memory", "20M") as service:
-        held = []
-        head = b"POST /v1/explain HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: 8000000\r\n\r\n"
-        for _ in range(2):
-            held.append(service.connect())
-            held[-1].sendall(head + bytes(7_000_000))
-        with service.connect() as connection:
-            connection.sendall(head)
-            answer = read_reply(connection)
+def hold(service: Service, connections: list[socket.socket], data: bytes) -> None:
+    """Send a part of a body, and wait until it has arrived."""
+    expected = service.status("VmRSS") + len(connections) * len(data) * 0.9 / 1024
+    for connection in connections:
+        connection.sendall(data)
+    begun = time.monotonic()
+    while service.status("VmRSS") < expected:
+        assert time.monotonic() - begun < 9
+        time.sleep(0.02)
+
+
+LENGTHS = {"announced": (b"Content-Length: 8388608", b""), "chunked": (b"Transfer-Encoding: chunked", b"800000\r\n")}
+
+
+@pytest.mark.parametrize("how", LENGTHS)
+def test_bodies_do_not_take_all_memory(how: str, binary: Path, artifact: Path, cat_png: bytes) -> None:
+    """They take it as they arrive: who sends nothing keeps nobody out, and for who sends too much there is no room."""
+    length, start = LENGTHS[how]
+    head = b"POST /v1/explain HTTP/1.1\r\nContent-Type: image/png\r\n%b\r\n\r\n" % length
+    with Service(binary, artifact, "--max-body", "8M", "--body-memory", "24M") as service:
+        held = [service.connect() for _ in range(8)]
+        for connection in held:
+            connection.sendall(head + start)
+        time.sleep(0.3)
+        assert service.explain(cat_png).status == 200
+        hold(service, held[:3], bytes(7_000_000))
+        held[3].sendall(bytes(7_000_000))
+        answer = read_reply(held[3])
         assert (answer.status, answer.error()) == (503, "busy")
-        assert service.metrics()['saliport_rejected_total{reason="memory"}'] == 1
+        if how == "announced":  # then it is known before it is sent
+            with service.connect() as connection:
+                connection.sendall(head)
+                assert read_reply(connection).error() == "busy"
+        assert service.metrics()['saliport_rejected_total{reason="memory"}'] == 1 + (how == "announced")
         for connection in held:
             connection.close()
 
