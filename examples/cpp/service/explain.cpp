@@ -188,8 +188,8 @@ Answer Explainer::explain(const Query& query, std::string_view file) const {
   Image image = decode(file, max_pixels_);
   const int given_width = image.width, given_height = image.height;
   const std::string given_format = image.format;
-  image = with_channels(std::move(image), channels_);
-  const std::vector<double> pixels = resize(image, height_, width_);
+  if (channels_ == 1) to_grey(image);
+  const std::vector<double> pixels = resize(image, channels_, height_, width_);
   image = {};
   const std::vector<float> input = normalize(pixels, channels_, artifact_.mean(), artifact_.std_dev());
   const saliport::Explanation found = artifact_.run(input.data(), {1, channels_, height_, width_}, &query.target);

@@ -8,23 +8,21 @@ namespace {
 
 constexpr int largest_side = 32768;
 
-/// Turns an image as EXIF's orientation, 2 to 8, asks.
-Image turned(const Image& image, int orientation) {
-  const bool swaps = orientation >= 5;
-  Image out{swaps ? image.height : image.width, swaps ? image.width : image.height, image.channels, {}, image.format};
-  out.data.resize(image.data.size());
-  const int right = image.width - 1, bottom = image.height - 1;
-  std::size_t to = 0;
-  for (int y = 0; y < out.height; ++y) {
-    for (int x = 0; x < out.width; ++x) {
-      int from_x = swaps ? y : x, from_y = swaps ? x : y;
-      if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) from_x = right - from_x;
-      if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) from_y = bottom - from_y;
-      const std::size_t from = (std::size_t(from_y) * image.width + from_x) * image.channels;
-      for (int c = 0; c < image.channels; ++c) out.data[to++] = image.data[from + c];
-    }
+/// Turns an image as EXIF's orientation, 1 to 8, asks.
+void turn(Image& image, int orientation) {
+  const bool mirrors = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  const bool flips = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  if (mirrors) {
+    image.first += image.right * (image.width - 1);
+    image.right = -image.right;
   }
-  return out;
+  if (flips) {
+    image.first += image.down * (image.height - 1);
+    image.down = -image.down;
+  }
+  if (orientation < 5) return;
+  std::swap(image.width, image.height);
+  std::swap(image.right, image.down);
 }
 
 }  // namespace
@@ -39,23 +37,19 @@ Image decode(std::string_view file, std::int64_t max_pixels) {
     image = decode_jpeg(file, max_pixels, orientation);
   else
     throw Problem(415, "unsupported_image", file.empty() ? "the image is empty" : "the image is neither PNG nor JPEG");
-  return orientation == 1 ? std::move(image) : turned(image, orientation);
+  turn(image, orientation);
+  return image;
 }
 
-Image with_channels(Image image, int channels) {
-  if (image.channels == channels) return image;
-  Image out{image.width, image.height, channels, {}, image.format};
-  const std::size_t pixels = image.data.size() / image.channels;
-  out.data.resize(pixels * channels);
+void to_grey(Image& image) {
+  if (image.channels == 1) return;
+  const std::size_t pixels = image.data.size() / 3;
   for (std::size_t i = 0; i < pixels; ++i) {
-    if (channels == 3) {
-      for (int c = 0; c < 3; ++c) out.data[3 * i + c] = image.data[i];
-    } else {
-      const std::uint8_t* rgb = &image.data[3 * i];
-      out.data[i] = std::uint8_t((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >> 16);
-    }
+    const std::uint8_t* rgb = &image.data[3 * i];
+    image.data[i] = std::uint8_t((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >> 16);
   }
-  return out;
+  image.data.resize(pixels);
+  image.channels = 1;
 }
 
 void check_size(std::int64_t width, std::int64_t height, std::int64_t max_pixels) {

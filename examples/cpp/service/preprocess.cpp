@@ -31,20 +31,20 @@ std::vector<Window> windows(int source, int target) {
 
 }  // namespace
 
-std::vector<double> resize(const Image& image, int height, int width) {
-  const int channels = image.channels;
+std::vector<double> resize(const Image& image, int channels, int height, int width) {
   const std::vector<Window> columns = windows(image.width, width), rows = windows(image.height, height);
   std::vector<double> out(std::size_t(height) * width * channels), line(std::size_t(width) * channels);
+  const std::ptrdiff_t step = image.right * image.channels;
   // Row by row, so that no more memory is taken than the result's, however long and thin the image is.
   int done = 0;  // the target rows before this one need no further source row
   for (int y = 0; y < image.height; ++y) {
-    const std::uint8_t* source = &image.data[std::size_t(y) * image.width * channels];
     for (int x = 0; x < width; ++x) {
       const Window& window = columns[x];
       for (int c = 0; c < channels; ++c) {
+        const std::uint8_t* source = image.pixel(window.first, y) + (image.channels == 1 ? 0 : c);
         double sum = 0;
         for (std::size_t i = 0; i < window.weights.size(); ++i)
-          sum += window.weights[i] * source[(window.first + i) * channels + c];
+          sum += window.weights[i] * source[std::ptrdiff_t(i) * step];
         line[std::size_t(x) * channels + c] = sum;
       }
     }

@@ -185,6 +185,17 @@ def test_a_bomb_takes_no_memory(service: Service, cat_jpeg: bytes) -> None:
     assert service.status("VmHWM") - before < 4 * 1024  # the pixels alone would be 293 MiB
 
 
+@pytest.mark.parametrize("what", ["turned", "grey"])
+def test_an_image_takes_no_more_than_its_pixels(what: str, service: Service, heavy: bytes, cat: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = heavy if what == "grey" else encoded(cat.resize((4096, 4096)), "JPEG", exif=exif)
+    assert service.explain(file).status == 200
+    before, _ = service.status("VmRSS"), service.forget_peak()
+    assert service.explain(file).status == 200
+    assert service.status("VmHWM") - before < (3.2 if what == "turned" else 1.2) * 16 * 1024
+
+
 def test_a_body_of_100_mb_takes_no_memory(service: Service) -> None:
     before, _ = service.status("VmRSS"), service.forget_peak()
     begun = time.monotonic()
@@ -431,6 +442,8 @@ def test_too_many_connections_are_told_so(binary: Path, artifact: Path) -> None:
         assert (answer.status, answer.error(), answer.headers["Retry-After"]) == (503, "busy", "1")
         flood = [service.connect() for _ in range(200)]
         assert service.status("Threads") < 40
+        with service.connect(2) as connection:  # nor is there a thread that could say so
+            assert connection.recv(1) == b""
         for connection in held + flood:
             connection.close()
         time.sleep(0.3)
