@@ -284,7 +284,10 @@ std::string HttpServer::read_body(const httplib::ContentReader& reader, Exchange
     throw Problem(503, "busy", no_room);
   }
   if (exchange.socket.timed_out()) throw Problem(408, "timeout", "the request did not arrive in time");
-  throw Problem(400, "incomplete_body", "the body ends too early");
+  throw Problem(400, "incomplete_body",
+                exchange.chunked  // cpp-httplib does not tell which
+                    ? "the chunks end too early, are malformed, or have trailers, which are not read"
+                    : "the body ends too early");
 }
 
 void HttpServer::fail(Reply& reply, const Problem& problem) const {

@@ -231,6 +231,18 @@ def test_chunks_are_a_body_like_any_other(attacked: Service, cat_png: bytes) -> 
     assert answer.body == attacked.explain(cat_png).body
 
 
+@pytest.mark.parametrize("end", [b"", b"3\r\nab", b"xyz\r\n", b"0\r\nChecksum: 1\r\n\r\n"])
+def test_chunks_that_are_not_read_are_refused(end: bytes, attacked: Service) -> None:
+    head = b"POST /v1/explain HTTP/1.1\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with attacked.connect() as connection:
+        connection.sendall(head + b"3\r\nabc\r\n" + end)
+        connection.shutdown(socket.SHUT_WR)
+        answer = read_reply(connection)
+    assert (answer.status, answer.error()) == (400, "incomplete_body")
+    message = "the chunks end too early, are malformed, or have trailers, which are not read"
+    assert answer.json()["error"]["message"] == message
+
+
 @pytest.mark.parametrize("format", ["png", "jpeg"])
 def test_damaged_images_are_refused(format: str, attacked: Service, cat: Image.Image) -> None:
     """Cut short anywhere: refused. With bytes changed: refused, or explained as the other image that it now is."""
