@@ -23,21 +23,18 @@ class Bound:
     The arrays are the runtime's own memory: nothing is copied or allocated in a call, and the next call overwrites
     them. One object serves one thread at a time; several may share a session.
 
-    Attributes:
-        image: The input, in the artifact's dtype.
-        target: int64 ``[N]``, -1 (the predicted class) to begin with.
-        logits: ``[N, K]``, of the last call.
-        attribution: The image's shape, of the last call.
+    Fill them in place, ``bound.image[...] = batch``. They cannot be replaced: the runtime reads and writes where the
+    first ones lie.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, image: tuple[int, ...]) -> None:
         """Make the buffers for images of one shape, the batch included."""
         shapes = {given.name: given for given in (*session.get_inputs(), *session.get_outputs())}
         dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[shapes["image"].type]
-        self.image = np.zeros(image, dtype)
-        self.target = np.full(image[0], -1, np.int64)
-        self.logits = np.zeros((image[0], shapes["logits"].shape[1]), dtype)
-        self.attribution = np.zeros(image, dtype)
+        self._image = np.zeros(image, dtype)
+        self._target = np.full(image[0], -1, np.int64)
+        self._logits = np.zeros((image[0], shapes["logits"].shape[1]), dtype)
+        self._attribution = np.zeros(image, dtype)
         self._session, self._binding = session, session.io_binding()
         for name in ("image", "target"):
             self._binding.bind_input(name, "cpu", 0, *_place(getattr(self, name)))
@@ -48,6 +45,26 @@ class Bound:
         """Run on what ``image`` and ``target`` hold; returns ``logits`` and ``attribution``."""
         self._session.run_with_iobinding(self._binding)
         return self.logits, self.attribution
+
+    @property
+    def image(self) -> NDArray[Any]:
+        """The input, in the artifact's dtype."""
+        return self._image
+
+    @property
+    def target(self) -> NDArray[np.int64]:
+        """``[N]``, -1 (the predicted class) to begin with."""
+        return self._target
+
+    @property
+    def logits(self) -> NDArray[Any]:
+        """``[N, K]``, of the last call."""
+        return self._logits
+
+    @property
+    def attribution(self) -> NDArray[Any]:
+        """The image's shape, of the last call."""
+        return self._attribution
 
 
 def _place(array: NDArray[Any]) -> tuple[Any, tuple[int, ...], int]:

@@ -132,6 +132,15 @@ def test_io_binding_runs_in_buffers_that_stay(io_binding, artifact: Path) -> Non
         bound()
 
 
+@pytest.mark.parametrize("name", ["image", "target", "logits", "attribution"])
+def test_io_binding_keeps_the_memory_that_is_bound(io_binding, artifact: Path, name: str) -> None:
+    """A buffer that is replaced is freed, and the runtime would go on reading or writing it."""
+    session, _ = io_binding.open_session(artifact, threads=1)
+    bound = io_binding.Bound(session, (2, 3, 32, 32))
+    with pytest.raises(AttributeError):
+        setattr(bound, name, np.copy(getattr(bound, name)))
+
+
 def test_io_binding_says_what_it_saves(artifact: Path) -> None:
     command = [sys.executable, "-I", EXAMPLES / "io_binding.py", artifact, "--rounds", "3", "--batch", "2"]
     output = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
