@@ -84,7 +84,8 @@ export class Artifact {
   }
 
   /**
-   * Predict and explain a batch. Calls may overlap; they run one after the other.
+   * Predict and explain a batch. Calls may overlap; they run one after the other, each on what it was given when it
+   * was made.
    *
    * @param image `{data, dims}`: a typed array of the artifact's dtype and its sizes, `[N, …]`; an `ort.Tensor` will
    *     do. An artifact of several inputs takes an object with one of these by each input's name.
@@ -101,9 +102,10 @@ export class Artifact {
     for (const input of inputs) checkTensor(input, given[input.name], batch, this.manifest.dynamic);
     const targets = checkTargets(target, batch, this.classes);
 
+    // Copies: the caller may use its buffers again before the calls ahead of this one are done.
     const feed = { target: new this.#ort.Tensor("int64", targets, [batch]) };
     for (const { name, dtype } of inputs) {
-      feed[name] = new this.#ort.Tensor(dtype, given[name].data, given[name].dims);
+      feed[name] = new this.#ort.Tensor(dtype, given[name].data.slice(), given[name].dims.slice());
     }
     // A WebGPU session refuses a call while another is under way.
     const result = this.#last.then(() => this.#session.run(feed));

@@ -167,6 +167,10 @@ def test_calls_may_overlap_and_targets_come_in_many_forms(calls: dict[str, Any])
     assert calls["distinct"]
 
 
+def test_a_caller_may_use_one_buffer_for_calls_that_overlap(calls: dict[str, Any]) -> None:
+    assert calls["refilled"] == [True] * 3
+
+
 def test_an_artifact_comes_from_a_path_a_url_or_files(calls: dict[str, Any]) -> None:
     sources = calls["sources"]
     assert [sources[name] for name in ("path", "fileUrl", "webUrl", "files")] == [True] * 4

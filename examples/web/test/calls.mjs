@@ -77,6 +77,15 @@ for (let target = 0; target < 10; target++) alone.push(await artifact.run(image,
 const together = await Promise.all(alone.map((_, target) => artifact.run(image, target)));
 report.overlapping = together.map((result, target) => same(result, alone[target]));
 report.distinct = same(alone[0], alone[1]) === false;
+
+// A caller may use one buffer for calls that overlap.
+const buffer = with_({ data: new Float32Array(3072) });
+const refilled = [1, 2, 3].map((scale) => {
+  buffer.data.set(image.data.map((value) => value * scale));
+  return { scaled: with_({ data: buffer.data.slice() }), result: artifact.run(buffer, 3) };
+});
+report.refilled = [];
+for (const { scaled, result } of refilled) report.refilled.push(same(await result, await artifact.run(scaled, 3)));
 await artifact.close();
 
 // An artifact comes from a path, a file URL, a web server, or as files.
