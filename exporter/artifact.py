@@ -36,6 +36,8 @@ FILES = {"torchscript": "model.pt", "onnx": "model.onnx"}
 
 _OWN = {MANIFEST, *FILES.values()}
 
+_CHANGED = f"has changed since it was written: its {SEAL} does not match; put it back as it was, or export again"
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -51,10 +53,10 @@ class Artifact:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Artifact:
-        """Read a folder's manifest.
+        """Read a folder's manifest, and check it by its own hash.
 
         Raises:
-            ArtifactError: There is no manifest, it is not JSON, or it has no schema.
+            ArtifactError: There is no manifest, it is not JSON, it has no schema, or it has changed.
             OtherVersion: Its schema is of another version.
         """
         folder = Path(folder)
@@ -78,6 +80,8 @@ class Artifact:
         for format, file in files.items():
             if FILES.get(format) != file.get("name") or "sha256" not in file:
                 raise ArtifactError(f"{path} is damaged: its entry for {format!r} names no file of an artifact")
+        if not _is_sealed(manifest):
+            raise ArtifactError(f"{path} {_CHANGED}")
         return cls(folder, manifest)
 
     def file(self, format: str) -> Path:
@@ -106,9 +110,8 @@ class Artifact:
             ArtifactError: A file is missing, has changed, or is not one that the manifest describes.
         """
         path = self.folder / MANIFEST
-        rest = {key: value for key, value in self.manifest.items() if key != SEAL}
-        if self.manifest.get(SEAL) != _seal(rest) or path.read_bytes() != _text(self.manifest).encode():
-            raise ArtifactError(f"{path} has changed since it was written: its {SEAL} does not match")
+        if not _is_sealed(self.manifest) or path.read_bytes() != _text(self.manifest).encode():
+            raise ArtifactError(f"{path} {_CHANGED}")
         for format in self.manifest["files"]:
             self.file(format)
         described = {MANIFEST, *(file["name"] for file in self.manifest["files"].values())}
@@ -146,7 +149,13 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seal(manifest: Mapping[str, Any]) -> str:
     """Return the sha256 of a manifest's text as it would be without the seal."""
-    return hashlib.sha256(_text(manifest).encode()).hexdigest()
+    text = _text(manifest).encode(errors="surrogatepass")  # JSON can say what UTF-8 cannot; then the hash is another
+    return hashlib.sha256(text).hexdigest()
+
+
+def _is_sealed(manifest: Mapping[str, Any]) -> bool:
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    return bool(manifest.get(SEAL) == _seal(rest))
 
 
 def _text(manifest: Mapping[str, Any]) -> str:

@@ -188,6 +188,15 @@ def rename_file(folder: Path, name: str) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+def replace(folder: Path, old: str, new: str) -> None:
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "manifest.json").write_text(text.replace(old, new), encoding="utf-8")
+
+
+CHANGED = r"manifest.json has changed since it was written: its manifest_sha256 .*; put it back as it was, or export"
+
+
 def test_a_changed_byte_is_noticed(finished: exporter.Artifact, tmp_path: Path) -> None:
     folder = copy_of(finished, tmp_path / "copy")
     for name, runtime in (("model.onnx", "onnxruntime"), ("model.pt", "torchscript")):
@@ -207,6 +216,9 @@ def test_a_changed_byte_is_noticed(finished: exporter.Artifact, tmp_path: Path) 
         (lambda folder: (folder / "manifest.json").write_text('{"schema": 3}'), r"has schema 3; .* reads 2"),
         (lambda folder: (folder / "manifest.json").write_text('{"schema": 2}'), r"is damaged: it lacks model, method"),
         (lambda folder: rename_file(folder, "../x.onnx"), r"entry for 'onnx' names no file of an artifact"),
+        (lambda folder: replace(folder, '"cat"', '"dog"'), CHANGED),
+        (lambda folder: replace(folder, '"cat"', r'"\ud800"'), CHANGED),
+        (lambda folder: replace(folder, "manifest_sha256", "sha256"), CHANGED),
         (lambda folder: (folder / "model.onnx").unlink(), r"model.onnx cannot be read \(No such file"),
     ],
 )

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import exporter
+from exporter.artifact import write_manifest
 from exporter.sources import resolve
 from scripts.explain import main, positive_map, read_image, softmax
 
@@ -124,9 +125,10 @@ def test_an_artifact_that_takes_no_images(artifacts: Path, tmp_path: Path) -> No
     folder.mkdir()
     manifest = json.loads((artifacts / "cifar_resnet20" / "manifest.json").read_text())
     manifest["inputs"][0]["sample_shape"] = [12]
+    del manifest["manifest_sha256"]
     for path in (artifacts / "cifar_resnet20").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
     result = explain(folder, PHOTO, "--output", tmp_path / "out.png")
     assert result.exit_code == 2
     assert "takes inputs of shape [12], not images" in result.stderr

@@ -90,21 +90,27 @@ class Explainer:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Return an artifact's manifest and its ONNX model, which is the one whose hash the manifest has.
+    """Return an artifact's manifest and its ONNX model, both of them as they were proven, by their hashes.
 
     The name of the file is fixed, and the bytes that were hashed are the bytes that run.
 
     Raises:
-        Refused: A file is missing, the manifest is of another schema, or the model has changed since it was proven.
+        Refused: A file is missing or has changed, or the manifest is of another schema.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        text = (folder / "manifest.json").read_bytes()
+        manifest = json.loads(text.decode())
         model = (folder / "model.onnx").read_bytes()
     except (OSError, ValueError) as error:
         raise Refused(f"{folder} is not an artifact with an ONNX model: {error}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise Refused(f"{folder} has a manifest of schema {schema!r}; this program reads {SCHEMA}")
+    # The seal is the last entry, and the hash of the text as it would be without it.
+    rest, _, seal = text.rpartition(b',\n  "manifest_sha256": ')
+    if seal != b'"%s"\n}\n' % hashlib.sha256(rest + b"\n}\n").hexdigest().encode():
+        path = folder / "manifest.json"
+        raise Refused(f"{path} has changed since it was written: its manifest_sha256 does not match")
     missing = [key for key in ("model", "inputs", "dynamic", "files") if key not in manifest]
     if missing:
         raise Refused(f"{folder} has a damaged manifest: it lacks {', '.join(missing)}")

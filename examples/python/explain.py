@@ -13,7 +13,9 @@ import onnxruntime
 
 folder, pixels, target = Path(sys.argv[1]), np.load(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else -1
 manifest, model = json.loads((folder / "manifest.json").read_bytes()), (folder / "model.onnx").read_bytes()
-if manifest["schema"] != 2 or hashlib.sha256(model).hexdigest() != manifest["files"]["onnx"]["sha256"]:
+seal, rest = manifest.pop("manifest_sha256", None), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+hashes = [hashlib.sha256(data).hexdigest() for data in (rest.encode(), model)]
+if manifest["schema"] != 2 or hashes != [seal, manifest["files"]["onnx"]["sha256"]]:
     sys.exit(f"{folder} is not what was proven")
 scale = manifest["model"].get("preprocessing", {"mean": [0], "std": [1]})
 mean, std = (np.float32(scale[key]).reshape(-1, 1, 1) for key in ("mean", "std"))

@@ -72,9 +72,11 @@ def _place(array: NDArray[Any]) -> tuple[Any, tuple[int, ...], int]:
 
 
 def open_session(folder: Path, threads: int) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """Return a session on an artifact's model, whose hash is checked, and the manifest."""
+    """Return a session on an artifact's model and the manifest, whose hashes are checked."""
     manifest, model = json.loads((folder / "manifest.json").read_bytes()), (folder / "model.onnx").read_bytes()
-    if manifest["schema"] != 2 or hashlib.sha256(model).hexdigest() != manifest["files"]["onnx"]["sha256"]:
+    seal, rest = manifest.pop("manifest_sha256", None), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    hashes = [hashlib.sha256(data).hexdigest() for data in (rest.encode(), model)]
+    if manifest["schema"] != 2 or hashes != [seal, manifest["files"]["onnx"]["sha256"]]:
         raise SystemExit(f"{folder} is not what was proven")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

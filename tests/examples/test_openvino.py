@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 import exporter
+from exporter.artifact import write_manifest
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
@@ -216,11 +217,12 @@ def test_varying_sizes_are_those_of_the_manifest(example: ModuleType, artifact: 
 
 
 def damaged(artifact: Path, folder: Path, change) -> Path:
-    """Copy an artifact, and change its manifest in a way."""
+    """Copy an artifact, change its manifest in a way, and seal it as if that were meant."""
     shutil.copytree(artifact, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["manifest_sha256"]
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
     return folder
 
 
@@ -236,6 +238,27 @@ def damaged(artifact: Path, folder: Path, change) -> Path:
 def test_another_manifest_is_refused(example: ModuleType, artifact: Path, tmp_path: Path, change, message: str) -> None:
     with pytest.raises(example.Refused, match=message):
         example.Explainer(damaged(artifact, tmp_path / "damaged", change))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"mean": [\n        0.4', '"mean": [\n        0.5'),
+        ('"range": [\n        -1,\n        9', '"range": [\n        -1,\n        8'),
+        ('"manifest_sha256"', '"manifest_sha512"'),
+        ("\n}\n", "\n}"),
+    ],
+    ids=["mean", "classes", "no seal", "a byte less"],
+)
+def test_a_changed_manifest_is_refused(example: ModuleType, artifact: Path, tmp_path: Path, old: str, new: str) -> None:
+    """Its numbers are used as they are: another mean explains another picture."""
+    changed = tmp_path / "changed"
+    shutil.copytree(artifact, changed)
+    text = (changed / "manifest.json").read_text(encoding="utf-8")
+    assert old in text
+    (changed / "manifest.json").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(example.Refused, match=r"manifest\.json has changed since it was written: its manifest_sha256"):
+        example.Explainer(changed)
 
 
 def test_a_changed_model_and_an_empty_folder_are_refused(example: ModuleType, artifact: Path, tmp_path: Path) -> None:
