@@ -301,6 +301,69 @@ def test_a_model_that_names_another_file_is_refused(
         example.Explainer(folder)
 
 
+WEIGHT = onnx.TensorProto(dims=[4], data_type=onnx.TensorProto.FLOAT, data_location=onnx.TensorProto.EXTERNAL)
+WEIGHT.external_data.add(key="location", value="secret")
+
+
+def model_with(node: onnx.NodeProto, **parts: object) -> bytes:
+    graph = onnx.helper.make_graph([node], "graph", [], [], **parts)
+    return onnx.helper.make_model(graph).SerializeToString()
+
+
+def written_otherwise(data: bytes) -> bytes:
+    """Write the value before its key, whose length has two bytes: the same to whoever reads protobuf."""
+    entry = b"\x0a\x08location\x12\x06secret"
+    assert entry in data
+    return data.replace(entry, b"\x12\x05secre\x0a\x88\x00location")
+
+
+ADD = onnx.helper.make_node("Add", ["x", "y"], ["z"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (model_with(ADD, initializer=[WEIGHT]), "refers to another file"),
+        (written_otherwise(model_with(ADD, initializer=[WEIGHT])), "refers to another file"),
+        (model_with(onnx.helper.make_node("Constant", [], ["z"], value=WEIGHT)), "refers to another file"),
+        (model_with(onnx.helper.make_node("Loop", [], [], body=onnx.GraphProto())), "attribute has protobuf field 6"),
+        (model_with(ADD, sparse_initializer=[onnx.SparseTensorProto(values=WEIGHT)]), "graph has protobuf field 15"),
+        (onnx.ModelProto(functions=[onnx.FunctionProto()]).SerializeToString(), "model has protobuf field 25"),
+        (model_with(ADD)[:-1], "is no protobuf"),
+        (b"\xff" * 20, "is no protobuf"),
+        (b"\x0b", "is no protobuf"),
+    ],
+)
+def test_only_plain_models_are_read(example: ModuleType, data: bytes, message: str) -> None:
+    example.check_plain(memoryview(model_with(ADD)))
+    with pytest.raises(ValueError, match=message):
+        example.check_plain(memoryview(data))
+
+
+class Located(nn.Module):
+    """Its modules are called what the key of a tensor in another file is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.location = nn.Conv2d(1, 4, 3)
+        self.head = nn.ModuleDict({"location": nn.Linear(64, 3)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head["location"](torch.relu(self.location(x)).flatten(1))
+
+
+def test_modules_may_have_any_name(example: ModuleType, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Located().eval()
+    exporter.export(model, (1, 6, 6), tmp_path / "artifact", formats=["onnx"])
+    assert b"\x08location" in (tmp_path / "artifact" / "model.onnx").read_bytes()
+    images, target = decided_images(model, 2, (1, 6, 6)), torch.tensor([-1, 2])
+    logits, expected = attribute(model, images, target, "guided")
+    found = example.Explainer(tmp_path / "artifact", threads=1)(images.numpy(), target.numpy())
+    assert relative_l2(found[0], logits.numpy()).max() < 1e-5
+    assert relative_l2(found[1], expected.numpy()).max() < 1e-5
+
+
 def test_calls_may_run_side_by_side(explainer) -> None:
     generator = np.random.default_rng(0)
     batches = [generator.standard_normal((1 + index % 3, 3, 32, 32), dtype=np.float32) for index in range(24)]
