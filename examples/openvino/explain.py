@@ -193,7 +193,8 @@ def read_input(path: Path, explainer: Explainer) -> NDArray[Any]:
     channels, height, width = explainer.image["sample_shape"]
     preprocessing = explainer.manifest["model"].get("preprocessing", {"mean": [0.0], "std": [1.0]})
     mean, std = (np.float32(preprocessing[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
-    picture = ImageOps.fit(Image.open(path).convert("RGB" if channels == 3 else "L"), (width, height))
+    upright = ImageOps.exif_transpose(Image.open(path))  # as the camera was held
+    picture = ImageOps.fit(upright.convert("RGB" if channels == 3 else "L"), (width, height))
     values = np.asarray(picture, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255
     return ((values - mean) / std)[None].astype(explainer.image["dtype"])
 

@@ -169,6 +169,15 @@ def test_the_command(example: ModuleType, artifact: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "bad.npz").exists()
 
 
+def test_a_photograph_is_turned_as_the_camera_was_held(example: ModuleType, explainer, tmp_path: Path) -> None:
+    with Image.open(ROOT / "docs" / "chelsea.png") as upright:
+        sideways, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+        exif[0x0112] = 6  # Orientation: turn it to the right
+        sideways.save(tmp_path / "phone.png", exif=exif)
+    expected = example.read_input(ROOT / "docs" / "chelsea.png", explainer)
+    assert np.array_equal(example.read_input(tmp_path / "phone.png", explainer), expected)
+
+
 @pytest.mark.parametrize("target", [-2, 10, 2**32, 2**40, -(2**63), [0, 10], [-2, 0]])
 def test_a_class_that_is_none_is_refused(example: ModuleType, explainer, target: object) -> None:
     size = len(target) if isinstance(target, list) else 1
