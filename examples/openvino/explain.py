@@ -76,6 +76,9 @@ class Explainer:
         given, wanted = np.asarray(target), self.image
         if image.dtype != wanted["dtype"] or not self._fits(image.shape):
             raise Refused(f"the image is {image.dtype} {list(image.shape)}, not {wanted['dtype']} {wanted['shape']}")
+        # Of NaN the proven runtimes make NaN; OpenVINO makes a class of it.
+        if not np.isfinite(image).all():
+            raise Refused("the image holds NaN or infinity; OpenVINO would answer as if to an ordinary one")
         # OpenVINO does not refuse a class that does not exist: it answers with zeros, or cuts the number to 32 bits.
         if given.dtype.kind not in "iu" or given.shape not in ((), image.shape[:1]):
             raise Refused(f"the target is {given.dtype} {list(given.shape)}; give one class, or one for each image")

@@ -194,6 +194,22 @@ def test_openvino_itself_refuses_no_class(explainer) -> None:
     assert np.array_equal(found["attribution"], explainer(image, 3)[1])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_that_is_not_finite_is_refused(example: ModuleType, explainer, value: float) -> None:
+    images = np.zeros((2, 3, 32, 32), np.float32)
+    images[1, 0, 5, 5] = value
+    with pytest.raises(example.Refused, match="the image holds NaN or infinity"):
+        explainer(images)
+
+
+def test_openvino_itself_makes_a_class_of_nan(explainer) -> None:
+    """Why the program must refuse it; live autograd does not."""
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
+    image[0, 0, 5, 5] = np.nan
+    assert np.isfinite(explainer.compiled({"image": image, "target": np.array([-1])})["logits"]).all()
+    assert resolve("cifar_resnet20").model(torch.from_numpy(image)).isnan().all()
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "target"),
     [
