@@ -23,13 +23,18 @@ async function main() {
   if (files.length === 0 || values.output === undefined) {
     throw new Error("usage: node run.mjs ARTIFACT INPUT.npy [--target T,T,…] --output FOLDER");
   }
+  const targets = values.target.split(",").map(wholeNumber);
   ort.env.wasm.numThreads = 1; // Node would keep running for the sake of the threads
   const artifact = await openArtifact(ort, folder);
-  const targets = values.target.split(",").map(Number);
   const result = await artifact.run(await readInput(files), targets.length === 1 ? targets[0] : targets);
   await artifact.close();
   await mkdir(values.output, { recursive: true });
   for (const [name, array] of Object.entries(result)) await writeNpy(join(values.output, `${name}.npy`), array);
+}
+
+function wholeNumber(text) {
+  if (!/^-?\d+$/.test(text)) throw new Error(`--target takes whole numbers, not ${JSON.stringify(text)}`);
+  return Number(text);
 }
 
 async function readInput(files) {

@@ -123,6 +123,20 @@ def test_node_runs_several_inputs(node: Node, tmp_path: Path) -> None:
     assert (alone.returncode, alone.stderr) == (2, "run: the artifact takes left, shift, not left\n")
 
 
+@pytest.mark.parametrize(
+    ("target", "item"),
+    [("", ""), ("3,", ""), (",3", ""), ("0x3", "0x3"), ("1e0", "1e0"), ("3.0", "3.0"), (" 3", " 3"), ("cat", "cat")],
+)
+def test_a_target_that_is_no_number_is_refused(
+    node: Node, artifact: Path, target: str, item: str, tmp_path: Path
+) -> None:
+    """An empty one is not class 0."""
+    np.save(tmp_path / "image.npy", np.zeros((1, 3, 32, 32), np.float32))
+    done = node("run.mjs", artifact, tmp_path / "image.npy", f"--target={target}", "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (2, f'run: --target takes whole numbers, not "{item}"\n')
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def calls(node: Node, artifact: Path) -> dict[str, Any]:
     done = node("test/calls.mjs", artifact)
