@@ -185,15 +185,22 @@ async function readFromFiles(files, name, limit) {
 }
 
 async function readFromDisk(folder, name, limit) {
-  const { open } = await import("node:fs/promises");
+  const { constants, open } = await import("node:fs/promises");
   const { join } = await import("node:path");
   const { fileURLToPath } = await import("node:url");
   const path = join(/^file:/.test(folder) ? fileURLToPath(folder) : folder, name);
   let handle;
   try {
-    handle = await open(path);
-    if ((await handle.stat()).size > limit) throw tooLong(name, limit);
-    return new Uint8Array(await handle.readFile());
+    handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK); // a pipe would wait for its writer
+    const stat = await handle.stat();
+    if (!stat.isFile()) throw new Error("it is no file"); // a device has no size, and may have no end
+    if (stat.size > limit) throw tooLong(name, limit);
+    const bytes = new Uint8Array(stat.size + 1); // one more, to see that a file grew
+    let size = 0;
+    for (let read = -1; read !== 0; size += read) {
+      read = (await handle.read(bytes, size, bytes.length - size)).bytesRead;
+    }
+    return bytes.subarray(0, size);
   } catch (error) {
     throw error instanceof SaliportError ? error : unreadable(path, error);
   } finally {

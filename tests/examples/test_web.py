@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -212,6 +213,16 @@ def lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def instead(make: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Return what puts something that is no file in the place of one."""
+
+    def change(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return change
+
+
 def resealed(*keys: object, value: object) -> Callable[[Path], None]:
     """Return what changes one entry of a manifest, and seals it as if it were meant."""
 
@@ -233,6 +244,14 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a byte more": ("model.onnx", lengthen, "model.onnx is longer than "),
     "no model": ("model.onnx", Path.unlink, "model.onnx cannot be read: ENOENT"),
     "no manifest": ("manifest.json", Path.unlink, "manifest.json cannot be read: ENOENT"),
+    "a device": ("manifest.json", instead(lambda path: path.symlink_to("/dev/null")), "cannot be read: it is no file"),
+    "a pipe": ("manifest.json", instead(os.mkfifo), "manifest.json cannot be read: it is no file"),
+    "a folder": ("model.onnx", instead(Path.mkdir), "model.onnx cannot be read: it is no file"),
+    "a file without a length": (
+        "model.onnx",
+        instead(lambda path: path.symlink_to("/proc/version")),
+        " of 1 bytes, not ",
+    ),
     "half a manifest": ("manifest.json", cut, "manifest.json has changed since it was written"),
     "another class name": (
         "manifest.json",
