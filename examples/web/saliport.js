@@ -310,9 +310,7 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
   }
   for (const [axis, size] of shape.entries()) {
     const rule = dynamic.find((entry) => entry.name === size);
-    const steps = rule ? (dims[axis] - rule.min) / rule.multiple_of : 0;
-    const fits = rule ? steps >= 0 && Number.isInteger(steps) : dims[axis] === size;
-    if (!fits) {
+    if (!fits(dims[axis], size, dynamic)) {
       const which = rule ? `, its ${size} ${rule.min} plus a multiple of ${rule.multiple_of}` : "";
       throw wrong(`has shape [${dims.join(", ")}]; it must be ${wanted}${which}`);
     }
@@ -323,6 +321,13 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
   }
   const count = dims.reduce((product, size) => product * size, 1);
   if (data.length !== count) throw wrong(`has ${data.length} values; [${dims.join(", ")}] is ${count}`);
+}
+
+/** Tell whether a size is what a manifest's shape says: that number, or one that the size of that name may have. */
+export function fits(found, size, dynamic) {
+  const rule = dynamic.find((entry) => entry.name === size);
+  const steps = rule ? (found - rule.min) / rule.multiple_of : 0;
+  return isSize(found) && (rule ? steps >= 0 && Number.isInteger(steps) : found === size);
 }
 
 function checkTargets(target, batch, classes) {

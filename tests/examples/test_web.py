@@ -332,6 +332,28 @@ def small_network() -> nn.Module:
     return Small().eval()
 
 
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no parity": (resealed("parity", value=None), "its parity cannot be read"),
+    "no median": (resealed("parity", "runtimes", value=[{"runtime": "onnxruntime"}]), "its parity cannot be read"),
+    "no model": (resealed("model", value=None), "its model cannot be read"),
+    "no parameters": (resealed("model", "parameters", value=None), "its model cannot be read"),
+    "no method": (resealed("method", value={}), "its method cannot be read"),
+    "another sample": (
+        resealed("inputs", 0, "sample_shape", value=[3, 16, 16]),
+        "a sample of [3, 16, 16] does not fit its shape [batch, 3, 32, 32]",
+    ),
+    "a mean too few": (
+        resealed("model", "preprocessing", "mean", value=[0, 0]),
+        "its preprocessing does not fit its channels",
+    ),
+    "a mean that is no number": (
+        resealed("model", "preprocessing", "mean", value=[0, 0, None]),
+        "its preprocessing does not fit its channels",
+    ),
+}
+"""Manifests that saliport.js reads and the page cannot tell of."""
+
+
 @pytest.fixture(scope="session")
 def visit(
     node: Node,
@@ -347,6 +369,8 @@ def visit(
         exporter.export(small_network(), (1, 12, 8), folder / "small", formats=("onnx",))
         flat = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
         exporter.export(flat, (5,), folder / "flat", formats=("onnx",))
+        for name, (damage, _) in BROKEN.items():
+            damage(shutil.copytree(artifact, folder / "broken" / name) / "manifest.json")
         mirrored = Image.open(PHOTO).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mirrored.resize((211, 400), Image.Resampling.BICUBIC).save(folder / "dropped.png")
         config = {
@@ -354,6 +378,7 @@ def visit(
             "small": str(folder / "small"),
             "flat": str(folder / "flat"),
             "picture": str(folder / "dropped.png"),
+            "broken": {name: str(folder / "broken" / name) for name in BROKEN},
             "work": str(folder),
         }
         (folder / "config.json").write_text(json.dumps(config))
@@ -441,7 +466,15 @@ def test_the_page_sees_what_pillow_sees(report: dict[str, Any], visit: Path) -> 
 
 @pytest.mark.parametrize(
     ("step", "target"),
-    [("first", -1), ("dog", 5), ("dropped", -1), ("sampleAgain", -1), ("offline", -1), ("offlineDog", 5)],
+    [
+        ("first", -1),
+        ("dog", 5),
+        ("dropped", -1),
+        ("sampleAgain", -1),
+        ("dogAgain", 5),
+        ("offline", -1),
+        ("offlineDog", 5),
+    ],
 )
 def test_the_page_shows_autograds_answer_and_map(
     report: dict[str, Any], visit: Path, cifar: tuple[nn.Module, Mapping[str, Any]], step: str, target: int
@@ -495,6 +528,17 @@ def test_an_error_is_shown_and_the_answer_stays(report: dict[str, Any], step: st
     assert report[step]["error"] == message
     assert report[step]["map"] == report[before]["map"]
     assert report[step]["prediction"] == report[before]["prediction"]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_manifest_is_told_and_the_network_stays(report: dict[str, Any], name: str) -> None:
+    """The answer on show too; that the network goes on explaining, ``dogAgain`` shows."""
+    shown, before = report["broken"][name], report["sampleAgain"]
+    assert shown["error"] == f"the manifest is damaged: {BROKEN[name][1]}"
+    for part in ("map", "seen", "prediction", "rows"):
+        assert shown[part] == before[part], part
+    for fact in ("network", "method", "proof", "file", "runtime"):
+        assert shown["facts"][fact] == before["facts"][fact], fact
 
 
 def test_a_changed_byte_is_shown(report: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import { paint } from "./colors.js";
 import { normalize, resample } from "./picture.js";
 import { loadRuntime, openOnBest } from "./runtime.js";
-import { SaliportError } from "./saliport.js";
+import { fits, SaliportError } from "./saliport.js";
 
 let runtime;
 let artifact;
@@ -15,15 +15,17 @@ const requests = {
   async open({ source, gpu }) {
     runtime ??= await loadRuntime(gpu);
     const opened = await openOnBest(runtime, source);
+    let found;
     try {
-      size = imageSize(opened.artifact.manifest);
+      checkFacts(opened.artifact.manifest);
+      found = imageSize(opened.artifact.manifest);
     } catch (error) {
       await opened.artifact.close();
       throw error;
     }
-    await artifact?.close();
-    artifact = opened.artifact;
-    input = undefined;
+    const before = artifact;
+    [artifact, size, input] = [opened.artifact, found, undefined];
+    await before?.close().catch(() => {}); // what is lost is memory
     const fetched = performance.getEntriesByType("resource").map((entry) => entry.name);
     return { manifest: artifact.manifest, size, note: opened.note, fetched };
   },
@@ -60,20 +62,38 @@ function softmax(logits) {
   return exponents.map((exponent) => exponent / sum);
 }
 
+const damaged = (what) => new SaliportError("artifact", `the manifest is damaged: ${what}`);
+
+/** Refuse a manifest that lacks what the page says of an artifact. */
+function checkFacts({ model, method, parity }) {
+  const isText = (value) => typeof value === "string";
+  const proofs = parity?.runtimes;
+  const readable = {
+    model: isText(model?.spec ?? model?.class) && Number.isSafeInteger(model.parameters),
+    method: [method?.name, method?.formula, method?.words].every(isText),
+    parity: Array.isArray(proofs) && proofs.every((entry) => Number.isFinite(entry?.relative_l2?.median)),
+  };
+  for (const [key, good] of Object.entries(readable)) if (!good) throw damaged(`its ${key} cannot be read`);
+}
+
 /** Return the input's size, or refuse an artifact that does not take pictures. */
-function imageSize({ inputs, model }) {
-  const [{ sample_shape: shape, dtype }] = inputs;
-  const channels = shape?.[0];
-  if (inputs.length !== 2 || shape?.length !== 3 || ![1, 3].includes(channels) || dtype !== "float32") {
+function imageSize({ inputs, dynamic, model }) {
+  const [{ sample_shape: sample, shape, dtype }] = inputs;
+  const channels = sample?.[0];
+  if (inputs.length !== 2 || sample?.length !== 3 || ![1, 3].includes(channels) || dtype !== "float32") {
     const takes = inputs.slice(0, -1).map((input) => `${input.name} ${input.dtype} [${input.shape.join(", ")}]`);
     throw new SaliportError("artifact", `this page shows pictures; the artifact takes ${takes.join(" and ")}`);
   }
-  for (const key of ["mean", "std"]) {
-    if (model.preprocessing && model.preprocessing[key]?.length !== channels) {
-      throw new SaliportError("artifact", "the manifest is damaged: its preprocessing does not fit its channels");
-    }
+  const dims = [1, ...sample];
+  if (shape.length !== 4 || !dims.every((found, axis) => fits(found, shape[axis], dynamic))) {
+    throw damaged(`a sample of [${sample.join(", ")}] does not fit its shape [${shape.join(", ")}]`);
   }
-  return { channels, height: shape[1], width: shape[2] };
+  const fitting = (values) => Array.isArray(values) && values.length === channels && values.every(Number.isFinite);
+  const preprocessing = model.preprocessing ?? null;
+  if (preprocessing !== null && ![preprocessing.mean, preprocessing.std].every(fitting)) {
+    throw damaged("its preprocessing does not fit its channels");
+  }
+  return { channels, height: sample[1], width: sample[2] };
 }
 
 let last = Promise.resolve();

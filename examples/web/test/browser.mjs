@@ -2,7 +2,7 @@
  * `node test/browser.mjs CONFIG.json REPORT.json`: a visit of the page in Chromium, written down for pytest to judge.
  *
  * CONFIG: `artifact`, the folder to show; `small`, another one; `picture`, a PNG to drop; `flat`, an artifact that does
- * not take pictures; `work`, a folder to write into. REPORT: what each step saw, by the step's name.
+ * not take pictures; `broken`, the folders of artifacts that lack something, by name; `work`, a folder to write into. REPORT: what each step saw, by the step's name.
  */
 
 import { cp, mkdir, readFile, symlink, writeFile } from "node:fs/promises";
@@ -17,7 +17,7 @@ const FLAGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-ba
 const SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU"];
 
 const [config, output] = process.argv.slice(2);
-const { artifact, small, picture, flat, work } = JSON.parse(await readFile(config, "utf8"));
+const { artifact, small, picture, flat, broken, work } = JSON.parse(await readFile(config, "utf8"));
 const report = {};
 
 // Two sites whose folders share the runtime: the artifact as it is, and with one bit of its model flipped.
@@ -154,6 +154,13 @@ const steps = {
     report.notForPictures = await look(page);
     await openFiles(page, filesOf(artifact).slice(0, 1));
     report.halfAnArtifact = await look(page);
+    report.broken = {};
+    for (const [name, folder] of Object.entries(broken)) {
+      await openFiles(page, filesOf(folder));
+      report.broken[name] = await look(page);
+    }
+    await choose(page, "dog");
+    report.dogAgain = await look(page);
     await openFiles(page, filesOf(small));
     report.small = await look(page);
     await after(page, () => page.selectOption("#all", "11"));
