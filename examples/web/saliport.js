@@ -71,6 +71,7 @@ export class Artifact {
   #ort;
   #session;
   #last = Promise.resolve();
+  #closed;
 
   constructor(ort, manifest, session) {
     this.#ort = ort;
@@ -101,16 +102,16 @@ export class Artifact {
     const batch = given[inputs[0].name]?.dims?.[0];
     for (const input of inputs) checkTensor(input, given[input.name], batch, this.manifest.dynamic);
     const targets = checkTargets(target, batch, this.classes);
-
-    // Copies: the caller may use its buffers again before the calls ahead of this one are done.
-    const feed = { target: new this.#ort.Tensor("int64", targets, [batch]) };
-    for (const { name, dtype } of inputs) {
-      feed[name] = new this.#ort.Tensor(dtype, given[name].data.slice(), given[name].dims.slice());
-    }
-    // A WebGPU session refuses a call while another is under way.
-    const result = this.#last.then(() => this.#session.run(feed));
-    this.#last = result.catch(() => {});
+    if (this.#closed !== undefined) throw new SaliportError("input", "the artifact is closed");
     try {
+      // Copies: the caller may use its buffers again before the calls ahead of this one are done.
+      const feed = { target: new this.#ort.Tensor("int64", targets, [batch]) };
+      for (const { name, dtype } of inputs) {
+        feed[name] = new this.#ort.Tensor(dtype, given[name].data.slice(), given[name].dims.slice());
+      }
+      // A WebGPU session refuses a call while another is under way.
+      const result = this.#last.then(() => this.#session.run(feed));
+      this.#last = result.catch(() => {});
       const found = await result;
       const names = this.manifest.outputs.map(({ name }) => name);
       return Object.fromEntries(names.map((name) => [name, { data: found[name].data, dims: found[name].dims }]));
@@ -119,10 +120,12 @@ export class Artifact {
     }
   }
 
-  /** Give the model's memory back, after the calls that are under way. */
-  async close() {
-    await this.#last;
-    await this.#session.release();
+  /** Give the model's memory back, after the calls that are under way; a second time does nothing. */
+  close() {
+    this.#closed ??= this.#last.then(() => this.#session.release()).catch((error) => {
+      throw new SaliportError("runtime", `onnxruntime failed: ${error.message}`, error);
+    });
+    return this.#closed;
   }
 }
 
@@ -136,12 +139,27 @@ const IN_NODE = Boolean(globalThis.process?.versions?.node);
 function reader(source) {
   const text = source instanceof URL ? source.href : source;
   if (typeof text === "string") {
-    if (IN_NODE && !/^https?:/.test(text)) return { read: (name, limit) => readFromDisk(source, name, limit) };
-    const folder = new URL(text.endsWith("/") ? text : `${text}/`, globalThis.location?.href);
-    return { read: (name, limit) => readFromUrl(new URL(name, folder), name, limit) };
+    if (IN_NODE && !/^https?:/i.test(text)) return { read: (name, limit) => readFromDisk(text, name, limit) };
+    return { read: (name, limit) => readFromUrl(inFolder(text, name), name, limit) };
   }
-  const files = [...(source ?? [])];
+  const files = typeof source?.[Symbol.iterator] === "function" ? [...source] : [null];
+  if (!files.every((file) => typeof file?.name === "string" && typeof file.arrayBuffer === "function")) {
+    throw new SaliportError("input", "openArtifact takes a folder's URL, in Node its path, or a list of its two files");
+  }
   return { read: (name, limit) => readFromFiles(files, name, limit) };
+}
+
+/** Return the URL of a folder's file; what is asked of the folder after a question mark is asked of the file. */
+function inFolder(text, name) {
+  try {
+    const folder = new URL(text, globalThis.location?.href);
+    if (!folder.pathname.endsWith("/")) folder.pathname += "/";
+    const url = new URL(name, folder);
+    url.search = folder.search;
+    return url;
+  } catch (error) {
+    throw new SaliportError("input", `${text} is not the URL of a folder`, error);
+  }
 }
 
 async function readFromUrl(url, name, limit) {
@@ -188,9 +206,10 @@ async function readFromDisk(folder, name, limit) {
   const { constants, open } = await import("node:fs/promises");
   const { join } = await import("node:path");
   const { fileURLToPath } = await import("node:url");
-  const path = join(/^file:/.test(folder) ? fileURLToPath(folder) : folder, name);
+  let path = folder;
   let handle;
   try {
+    path = join(/^file:/i.test(folder) ? fileURLToPath(folder) : folder, name);
     handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK); // a pipe would wait for its writer
     const stat = await handle.stat();
     if (!stat.isFile()) throw new Error("it is no file"); // a device has no size, and may have no end
@@ -306,7 +325,8 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
   const { data, dims } = tensor ?? {};
   const wanted = `[${shape.join(", ")}]`;
   if (!Array.isArray(dims) || dims.length !== shape.length || !dims.every(isSize)) {
-    throw wrong(`has shape [${[dims].flat().join(", ")}]; it must be ${wanted}`);
+    const which = dims?.length === shape.length ? ", whole numbers from 1" : "";
+    throw wrong(`has shape [${[dims].flat().join(", ")}]; it must be ${wanted}${which}`);
   }
   for (const [axis, size] of shape.entries()) {
     const rule = dynamic.find((entry) => entry.name === size);

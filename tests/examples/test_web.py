@@ -151,9 +151,9 @@ WRONG_CALLS = {
     "rank": "image has shape [3, 32, 32]; it must be [batch, 3, 32, 32]",
     "channels": "image has shape [1, 1, 32, 96]; it must be [batch, 3, 32, 32]",
     "image size": "image has shape [1, 3, 16, 64]; it must be [batch, 3, 32, 32]",
-    "no batch": "image has shape [0, 3, 32, 32]; it must be [batch, 3, 32, 32]",
-    "negative batch": "image has shape [-1, 3, 32, 32]; it must be [batch, 3, 32, 32]",
-    "half a batch": "image has shape [0.5, 3, 32, 32]; it must be [batch, 3, 32, 32]",
+    "no batch": "image has shape [0, 3, 32, 32]; it must be [batch, 3, 32, 32], whole numbers from 1",
+    "negative batch": "image has shape [-1, 3, 32, 32]; it must be [batch, 3, 32, 32], whole numbers from 1",
+    "half a batch": "image has shape [0.5, 3, 32, 32]; it must be [batch, 3, 32, 32], whole numbers from 1",
     "a batch that is not there": "image has 3072 values; [1099511627776, 3, 32, 32] is 3377699720527872",
     "one value less": "image has 3071 values; [1, 3, 32, 32] is 3072",
     "doubles": "image is Float64Array; float32 takes a Float32Array",
@@ -188,15 +188,37 @@ def test_a_caller_may_use_one_buffer_for_calls_that_overlap(calls: dict[str, Any
 
 def test_an_artifact_comes_from_a_path_a_url_or_files(calls: dict[str, Any]) -> None:
     sources = calls["sources"]
-    assert [sources[name] for name in ("path", "fileUrl", "webUrl", "files")] == [True] * 4
-    for name, message in {
-        "nowhere": "ENOENT",
-        "notFound": "HTTP status 404",
-        "noFiles": "manifest.json is missing",
-    }.items():
-        assert sources[name]["documented"]
-        assert sources[name]["kind"] == "artifact"
-        assert message in sources[name]["message"]
+    assert [sources[name] for name in ("path", "fileUrl", "webUrl", "query", "files")] == [True] * 5
+    assert [url.partition("/cifar_resnet20-guided/")[2] for url in calls["asked"]] == [
+        "manifest.json?y=1",
+        "model.onnx?y=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("nowhere", "artifact", "ENOENT"),
+        ("notFound", "artifact", "HTTP status 404"),
+        ("noFiles", "artifact", "manifest.json is missing"),
+        ("nothing", "input", "openArtifact takes a folder's URL, in Node its path, or a list of its two files"),
+        ("number", "input", "openArtifact takes a folder's URL"),
+        ("object", "input", "openArtifact takes a folder's URL"),
+        ("noFile", "input", "openArtifact takes a folder's URL"),
+        ("noUrl", "input", "http://[ is not the URL of a folder"),
+        ("otherHost", "artifact", "file://host/x cannot be read: "),
+        ("dataUrl", "artifact", "cannot be read: ENOENT"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(calls: dict[str, Any], name: str, kind: str, message: str) -> None:
+    found = calls["sources"][name]
+    assert (found["documented"], found["kind"]) == (True, kind)
+    assert message in found["message"]
+
+
+def test_a_closed_artifact_stays_closed(calls: dict[str, Any]) -> None:
+    refused = {"documented": True, "kind": "input", "message": "the artifact is closed"}
+    assert calls["closed"] == ["accepted", "accepted", refused]
 
 
 def flip(path: Path) -> None:

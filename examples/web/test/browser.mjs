@@ -2,7 +2,8 @@
  * `node test/browser.mjs CONFIG.json REPORT.json`: a visit of the page in Chromium, written down for pytest to judge.
  *
  * CONFIG: `artifact`, the folder to show; `small`, another one; `picture`, a PNG to drop; `flat`, an artifact that does
- * not take pictures; `broken`, the folders of artifacts that lack something, by name; `work`, a folder to write into. REPORT: what each step saw, by the step's name.
+ * not take pictures; `broken`, the folders of artifacts that lack something, by name; `work`, a folder to write into.
+ * REPORT: what each step saw, by the step's name.
  */
 
 import { cp, mkdir, readFile, symlink, writeFile } from "node:fs/promises";

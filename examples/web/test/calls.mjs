@@ -6,7 +6,7 @@
 
 import { File } from "node:buffer";
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 import * as ort from "onnxruntime-web";
@@ -86,20 +86,41 @@ const refilled = [1, 2, 3].map((scale) => {
 });
 report.refilled = [];
 for (const { scaled, result } of refilled) report.refilled.push(same(await result, await artifact.run(scaled, 3)));
-await artifact.close();
+
+// A closed artifact stays closed.
+report.closed = [];
+for (const action of [() => artifact.close(), () => artifact.close(), () => artifact.run(image)]) {
+  report.closed.push(await action().then(() => "accepted", thrown));
+}
 
 // An artifact comes from a path, a file URL, a web server, or as files.
 const files = await Promise.all(["manifest.json", "model.onnx"].map(asFile));
-const server = await serve(folder, 0);
+const server = await serve(dirname(folder), 0);
 const home = `http://localhost:${server.address().port}`;
+const webUrl = `${home}/${basename(folder)}`;
+const asked = [];
+server.on("request", (request) => asked.push(request.url));
 report.sources = {};
-for (const [name, source] of Object.entries({ path: folder, fileUrl: pathToFileURL(folder), webUrl: home, files })) {
+const good = { path: folder, fileUrl: pathToFileURL(folder), webUrl, query: `${webUrl}?y=1`, files };
+for (const [name, source] of Object.entries(good)) {
   const found = await openArtifact(ort, source);
   report.sources[name] = same(await found.run(image, 3), three);
   await found.close();
 }
-const missing = { nowhere: join(folder, "nowhere"), notFound: `${home}/nowhere`, noFiles: [] };
-for (const [name, source] of Object.entries(missing)) {
+report.asked = asked.filter((url) => url.includes("?"));
+const bad = {
+  nowhere: join(folder, "nowhere"),
+  notFound: `${home}/nowhere`,
+  noFiles: [],
+  nothing: undefined,
+  number: 42,
+  object: {},
+  noFile: [null],
+  noUrl: "http://[",
+  otherHost: "file://host/x",
+  dataUrl: new URL("data:text/plain,x"),
+};
+for (const [name, source] of Object.entries(bad)) {
   report.sources[name] = await openArtifact(ort, source).then(() => "accepted", thrown);
 }
 server.closeAllConnections();
