@@ -14,7 +14,10 @@ const TYPES = {
 export async function readNpy(path) {
   const bytes = await readFile(path);
   if (bytes.toString("latin1", 0, 6) !== "\x93NUMPY") throw new Error(`${path} is no .npy file`);
+  const tooShort = new Error(`${path} is cut short`);
+  if (bytes.length < 12) throw tooShort;
   const [size, start] = bytes[6] === 1 ? [bytes.readUInt16LE(8), 10] : [bytes.readUInt32LE(8), 12];
+  if (bytes.length < start + size) throw tooShort;
   const header = bytes.toString("latin1", start, start + size);
   const [, descr] = /'descr': '([^']*)'/.exec(header) ?? [];
   const [, shape] = /'shape': \(([^)]*)\)/.exec(header) ?? [];
@@ -25,7 +28,9 @@ export async function readNpy(path) {
   const dims = shape.split(",").filter((text) => text.trim()).map(Number);
   const body = bytes.subarray(start + size);
   const count = dims.reduce((product, length) => product * length, 1);
-  if (body.length !== count * Type.BYTES_PER_ELEMENT) throw new Error(`${path} is cut short`);
+  const surplus = body.length - count * Type.BYTES_PER_ELEMENT;
+  if (surplus < 0) throw tooShort;
+  if (surplus > 0) throw new Error(`${path} is ${surplus} bytes longer than its array`);
   return { data: new Type(Uint8Array.from(body).buffer), dims };
 }
 

@@ -138,6 +138,26 @@ def test_a_target_that_is_no_number_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:9], "is cut short"),
+        (lambda data: data[:40], "is cut short"),
+        (lambda data: data[:-2], "is cut short"),
+        (lambda data: data + b"xx", "is 2 bytes longer than its array"),
+        (lambda data: b"picture", "is no .npy file"),
+    ],
+)
+def test_a_damaged_npy_file_is_refused(
+    node: Node, artifact: Path, change: Callable[[bytes], bytes], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.npy"
+    np.save(path, np.zeros((1, 3, 32, 32), np.float32))
+    path.write_bytes(change(path.read_bytes()))
+    done = node("run.mjs", artifact, path, "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (2, f"run: {path} {message}\n")
+
+
 @pytest.fixture(scope="module")
 def calls(node: Node, artifact: Path) -> dict[str, Any]:
     done = node("test/calls.mjs", artifact)
