@@ -1,6 +1,7 @@
 """``python explain.py ARTIFACT PIXELS.npy [CLASS]``: predict and explain with onnxruntime and numpy alone.
 
-PIXELS is a batch ``[N, C, H, W]`` of values in [0, 1]; without a class, the predicted ones are explained.
+PIXELS is a batch ``[N, C, H, W]`` of floats in [0, 1]; without a class, the predicted ones are explained. The logits
+and the attribution go to ``explained.npz``, in the current folder.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ seal, rest = manifest.pop("manifest_sha256", None), json.dumps(manifest, indent=
 hashes = [hashlib.sha256(data).hexdigest() for data in (rest.encode(), model)]
 if manifest["schema"] != 2 or hashes != [seal, manifest["files"]["onnx"]["sha256"]]:
     sys.exit(f"{folder} is not what was proven")
+if pixels.dtype.kind != "f" or not ((pixels >= 0) & (pixels <= 1)).all():
+    sys.exit(f"{sys.argv[2]} holds {pixels.dtype}; give floats in [0, 1], which bytes divided by 255 are")
 scale = manifest["model"].get("preprocessing", {"mean": [0], "std": [1]})
 mean, std = (np.float32(scale[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
 options = onnxruntime.SessionOptions()

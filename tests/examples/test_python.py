@@ -101,6 +101,16 @@ def test_it_refuses_a_changed_byte_and_a_class_that_is_none(artifact: Path, tmp_
     assert not (tmp_path / "explained.npz").exists()
 
 
+@pytest.mark.parametrize("value", [np.uint8(255), np.uint8(1), np.float32(255), np.float32(-0.1), np.float64("nan")])
+def test_it_refuses_what_is_not_in_0_to_1(artifact: Path, tmp_path: Path, value: np.generic) -> None:
+    """Of bytes it would explain another class, and not say so."""
+    np.save(tmp_path / "pixels.npy", np.full((1, 3, 32, 32), value))
+    result = alone(tmp_path, artifact, "pixels.npy")
+    message = f"pixels.npy holds {value.dtype}; give floats in [0, 1], which bytes divided by 255 are"
+    assert (result.returncode, result.stderr.strip()) == (1, message)
+    assert not (tmp_path / "explained.npz").exists()
+
+
 @pytest.fixture(scope="module")
 def io_binding():
     spec = importlib.util.spec_from_file_location("saliport_io_binding", EXAMPLES / "io_binding.py")
