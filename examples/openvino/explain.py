@@ -197,6 +197,8 @@ def read_input(path: Path, explainer: Explainer) -> NDArray[Any]:
     preprocessing = explainer.manifest["model"].get("preprocessing", {"mean": [0.0], "std": [1.0]})
     mean, std = (np.float32(preprocessing[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
     upright = ImageOps.exif_transpose(Image.open(path))  # as the camera was held
+    if upright.mode[0] in "IF":
+        raise Refused(f"{path} has more than 8 bits a value, which Pillow would cut off; save it in 8")
     picture = ImageOps.fit(upright.convert("RGB" if channels == 3 else "L"), (width, height))
     values = np.asarray(picture, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255
     return ((values - mean) / std)[None].astype(explainer.image["dtype"])

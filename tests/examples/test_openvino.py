@@ -178,6 +178,12 @@ def test_a_photograph_is_turned_as_the_camera_was_held(example: ModuleType, expl
     assert np.array_equal(example.read_input(tmp_path / "phone.png", explainer), expected)
 
 
+def test_a_photograph_of_16_bits_is_refused(example: ModuleType, explainer, tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "grey.png")
+    with pytest.raises(example.Refused, match=r"grey\.png has more than 8 bits a value"):
+        example.read_input(tmp_path / "grey.png", explainer)
+
+
 @pytest.mark.parametrize("target", [-2, 10, 2**32, 2**40, -(2**63), [0, 10], [-2, 0]])
 def test_a_class_that_is_none_is_refused(example: ModuleType, explainer, target: object) -> None:
     size = len(target) if isinstance(target, list) else 1
