@@ -139,7 +139,7 @@ MEASURED = ("sensitivity", "logits_sensitivity", "undecided", "rounding")
 
 def _tolerance(recorded: Mapping[str, Any], dtype: str) -> float:
     """Return the relative L2 error that counts as agreement."""
-    return continuous(dtype, recorded["rounding"])
+    return max(continuous(dtype, moves) for moves in recorded["rounding"].values())
 
 
 def _bounds(recorded: Mapping[str, Any], tolerance: float) -> list[float]:

@@ -77,7 +77,7 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     if isinstance(alone, Exception) and isinstance(together, Exception):
         shapes = " and ".join(f"{tuple(one[:1].shape)} ({one.dtype})" for one in pair)
         raise UnsupportedModel(
-            f"{name} does not run on an input of shape {shapes}: {first_line(alone)}. {_what_to_check(network, alone)}"
+            f"{name} does not run on an input of shape {shapes}: {first_line(alone)}. {_what_to_check(network)}"
         ) from alone
     if isinstance(alone, Exception):  # batch norm in training mode is one
         raise UnsupportedModel(
@@ -101,9 +101,9 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     return alone, together
 
 
-def _what_to_check(network: Network, error: Exception) -> str:
+def _what_to_check(network: Network) -> str:
     """Say what is likely the matter with how a network is called that does not run."""
-    if isinstance(error, TypeError) and "argument" in str(error):
+    if not network.takes_its_inputs():
         return "Give one --input for each tensor that it takes."
     if [given.name for given in network.signature.inputs] == [IMAGE]:
         return "Check --input-shape and the weights."

@@ -134,12 +134,22 @@ class Judge:
         self._dtype = network.signature.dtype
         self._own: _Autograd | None = None
         self._exact: Network | Exception | None = None
+        self._twin: _Autograd | None = None
         self.targets = Step(self._judge_planned)
         self.skipped = Step(self._judge_exactly)
 
     def another(self, size: int) -> Case:
         """Judge one more batch, in the artifact's dtype alone."""
         return self._judge(size, self.network.signature.inputs, 0)
+
+    def exactly(self, inputs: Sequence[Tensor], target: Tensor) -> Values | None:
+        """Return what is found for other inputs in float64; None where the network does not run in it."""
+        if self._dtype == "float64" or self.skipped.result():
+            return None
+        if self._twin is None:
+            self._twin = _Autograd(copied(self.network).double(), self.method, "float64", twin=True)
+        values, _ = self._twin(inputs, target, count=False)
+        return values
 
     def moved(self, inputs: Sequence[Tensor], target: Tensor) -> Values:
         """Return what is found for other inputs, with these targets, in the artifact's dtype."""

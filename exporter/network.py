@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -59,6 +60,18 @@ class Network(nn.Module):
         self.training = model.training
         names = [given.name for given in signature.inputs]
         self._keywords = names if set(names) <= _parameters(model) else None
+
+    def takes_its_inputs(self) -> bool:
+        """Tell whether the model's ``forward`` can be called with the inputs, as far as that is known."""
+        names = [given.name for given in self.signature.inputs]
+        try:
+            signature = inspect.signature(self.model.forward)
+            signature.bind(*([] if self._keywords else names), **dict.fromkeys(self._keywords or ()))
+        except ValueError:  # written in another language
+            return True
+        except TypeError:
+            return False
+        return True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Call the model and take the logits out of what it returns.
@@ -219,17 +232,22 @@ def _item(output: Any, key: str) -> Any:
 
 def _choices(output: Any) -> list[str]:
     """Return the keys under which an output holds something."""
+    held: dict[Any, Any] = {}
     if isinstance(output, Mapping):
-        return [str(key) for key in output]
-    if isinstance(output, (tuple, list)):
-        return [str(index) for index in range(len(output))]
-    held = {} if isinstance(output, Tensor) else getattr(output, "__dict__", {})
-    return [name for name, value in held.items() if isinstance(value, (Tensor, Mapping, tuple, list))]
+        held = dict(output)
+    elif isinstance(output, (tuple, list)):
+        held = dict(enumerate(output))
+    elif is_dataclass(output):
+        held = {field.name: getattr(output, field.name) for field in fields(output)}
+    elif not isinstance(output, Tensor):
+        held = getattr(output, "__dict__", {})
+    return [str(key) for key, value in held.items() if isinstance(value, Tensor) or _choices(value)]
 
 
 def _offer(output: Any, path: str) -> str:
     """Say which keys there are inside of what stands under a path."""
     choices = [f"{path}{choice}" for choice in _choices(output)]
     if not choices:
-        return f"{path.removesuffix('.')!r} is one tensor." if path else "It returns one tensor."
+        what = "one tensor" if isinstance(output, Tensor) else f"of type {type(output).__name__}"
+        return f"{path.removesuffix('.')!r} is {what}." if path else f"What it returns is {what}."
     return f"Pick the logits with --output-key {' or '.join(choices)}."

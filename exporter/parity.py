@@ -6,8 +6,9 @@ one flipped mask deep in a VGG changes 3 % of the pixels. So a sample may differ
 itself does when its input moves by rounding; in enough samples the bulk of the values must agree outright, for among
 the 48 million rectifier inputs of a ResNet-18 on 1024x1024 some flip in every sample, few pixels each; and what differs
 must not be the same in all samples, as a border that is wrong would be. Outright is to 1e-5, or where a network makes
-more of rounding, to four times of what live autograd in float32 is from itself in float64. In float16 masks flip in
-nearly every sample of a deep network, so none need agree; there no sample may be off by more than a quarter.
+more of rounding, to four times of what live autograd in float32 is from itself in float64. So far may the logits of a
+sample be off, or as far as they move with an input by an ulp. In float16 masks flip in nearly every sample of a deep
+network, so none need agree; there no sample may be off by more than a quarter.
 """
 
 from __future__ import annotations
@@ -85,32 +86,32 @@ class Parity:
         dtype: ``float16``, ``float32`` or ``float64``.
         relative_l2: ``|a - b| / |b|`` of each sample's attribution, ``|b|`` at least :data:`LEAST` of the largest
             sample's; of several attributions, the largest.
-        bulk_l2: The same with ``a - b`` of the :data:`BULK` alone.
-        common_l2: The same with the least ``a - b`` of all samples at each place, where as many as :data:`SEVERAL` have
-            one shape; else 0.
+        bulk_l2: Of each attribution, the same with ``a - b`` of the :data:`BULK` alone.
+        common_l2: Of each attribution, the same with the least ``a - b`` of all samples at each place, where as many as
+            :data:`SEVERAL` have one shape; else 0.
         max_abs: Largest absolute difference of each sample's attribution.
         logits_relative_l2: The same as ``relative_l2`` for the logits.
         undecided: How many comparisons of each sample float32 cannot decide.
         sensitivity: How far live autograd itself moves, in relative L2, when a sample's input moves by rounding, as
             far as it was tried; 0 where the sample agrees.
-        logits_sensitivity: The same for the logits.
+        logits_sensitivity: The same for the logits, which move in proportion.
         worst: Of each sample, where the attribution differs most, and the two values there.
-        rounding: How far live autograd in this dtype is from itself in float64, as ``bulk_l2``: the least of the
-            samples that were tried in both; 0 where none was.
+        rounding: Of each attribution, how far live autograd in this dtype is from itself in float64, as ``bulk_l2``:
+            the least of the samples that were tried in both; 0 where none was.
     """
 
     runtime: str
     dtype: str
     relative_l2: tuple[float, ...]
-    bulk_l2: tuple[float, ...]
-    common_l2: float
+    bulk_l2: Mapping[str, tuple[float, ...]]
+    common_l2: Mapping[str, float]
     max_abs: tuple[float, ...]
     logits_relative_l2: tuple[float, ...]
     undecided: tuple[int, ...]
     sensitivity: tuple[float, ...]
     logits_sensitivity: tuple[float, ...]
     worst: tuple[str, ...]
-    rounding: float
+    rounding: Mapping[str, float]
 
     @property
     def tolerance(self) -> float:
@@ -133,14 +134,15 @@ class Parity:
         return np.asarray(self.relative_l2) <= self.tolerance
 
     @property
-    def bulk_tolerance(self) -> float:
-        """Relative L2 error up to which the bulk of a sample agrees."""
-        return continuous(self.dtype, self.rounding)
+    def bulk_tolerance(self) -> dict[str, float]:
+        """Relative L2 error up to which the bulk of each attribution agrees."""
+        return {name: continuous(self.dtype, moves) for name, moves in self.rounding.items()}
 
     @property
     def agrees_in_bulk(self) -> NDArray[np.bool_]:
-        """In which samples the bulk of the values is within its tolerance."""
-        return np.asarray(self.bulk_l2) <= self.bulk_tolerance
+        """In which samples the bulk of each attribution is within its tolerance."""
+        tolerance = self.bulk_tolerance
+        return np.all([np.asarray(errors) <= tolerance[name] for name, errors in self.bulk_l2.items()], axis=0)
 
     @property
     def few(self) -> bool:
@@ -150,28 +152,36 @@ class Parity:
     @property
     def alike(self) -> bool:
         """Whether what differs is the same in all samples, which no flipped mask is; never where none need agree."""
-        return AGREEING[self.dtype] > 0 and not self.common_l2 <= self.bulk_tolerance
+        return AGREEING[self.dtype] > 0 and bool(self._alike())
+
+    def _alike(self) -> list[str]:
+        """Return the names of the attributions of which that is so."""
+        tolerance = self.bulk_tolerance
+        return [name for name, error in self.common_l2.items() if not error <= tolerance[name]]
 
     @property
     def bounds(self) -> tuple[float, ...]:
         """Relative L2 error that each sample's attribution may have."""
-        slack = 0.0 if self.dtype == "float64" else SLACK
-        return tuple(min(max(self.tolerance, slack * moves), MOST[self.dtype]) for moves in self.sensitivity)
+        slack, least = 0.0 if self.dtype == "float64" else SLACK, max(self.bulk_tolerance.values())
+        return tuple(min(max(least, slack * moves), MOST[self.dtype]) for moves in self.sensitivity)
 
     def failures(self) -> list[str]:
         """Say what is out of bounds; empty where everything is within."""
         found = []
         where = f"{self.runtime} {self.dtype}"
-        if self.alike:
+        count, tolerance = len(self.relative_l2), self.bulk_tolerance
+        for name in self._alike() if self.alike else ():
             found.append(
-                f"{where}: attribution, all {len(self.bulk_l2)} samples differ in the same places, as flipped masks do "
-                f"not: relative L2 {self.common_l2:.2e} > {self.bulk_tolerance:.0e}"
+                f"{where}: {name}, all {count} samples differ in the same places, as flipped masks do "
+                f"not: relative L2 {self.common_l2[name]:.2e} > {tolerance[name]:.0e}"
             )
         if self.few:
+            medians = {name: float(np.median(errors)) for name, errors in self.bulk_l2.items()}
+            name = max(medians, key=lambda name: np.nan_to_num(medians[name] / tolerance[name], nan=np.inf))
             found.append(
-                f"{where}: attribution, {np.mean(self.agrees_in_bulk):.0%} of {len(self.bulk_l2)} samples agree to "
-                f"{self.bulk_tolerance:.0e} in {BULK:.0%} of their nonzero values, at least {AGREEING[self.dtype]:.0%} "
-                f"must; median {float(np.median(self.bulk_l2)):.2e}"
+                f"{where}: {name}, {np.mean(self.agrees_in_bulk):.0%} of {count} samples agree to "
+                f"{tolerance[name]:.0e} in {BULK:.0%} of their nonzero values, at least {AGREEING[self.dtype]:.0%} "
+                f"must; median {medians[name]:.2e}"
             )
         for index, (error, moves) in enumerate(zip(self.logits_relative_l2, self.logits_sensitivity, strict=True)):
             bound = continuous(self.dtype, 0.0 if self.dtype == "float64" else moves)
@@ -193,14 +203,14 @@ class Parity:
             "tolerance": self.tolerance,
             "agreeing": self.agreeing,
             "relative_l2": _spread(self.relative_l2),
-            "bulk_l2": _spread(self.bulk_l2),
-            "common_l2": self.common_l2,
+            "bulk_l2": _spread(np.max([*self.bulk_l2.values()], axis=0).tolist()),
+            "common_l2": max(self.common_l2.values()),
             "max_abs": _spread(self.max_abs),
             "logits_relative_l2": _spread(self.logits_relative_l2),
             "undecided": list(self.undecided),
             "sensitivity": list(self.sensitivity),
             "logits_sensitivity": list(self.logits_sensitivity),
-            "rounding": self.rounding,
+            "rounding": dict(self.rounding),
         }
 
 
@@ -210,7 +220,7 @@ def compare(
     results: Sequence[Values],
     references: Sequence[Values],
     undecided: Sequence[int],
-    rounding: float = 0.0,
+    rounding: Mapping[str, float],
 ) -> Parity:
     """Compare batches of results with live autograd's, sample by sample.
 
@@ -223,7 +233,6 @@ def compare(
         rounding: How far live autograd in this dtype is from itself in float64; see :class:`Parity`.
     """
     attribution: list[float] = []
-    bulk: list[float] = []
     max_abs: list[float] = []
     logits: list[float] = []
     worst: list[str] = []
@@ -234,7 +243,6 @@ def compare(
             name: relative_l2(result.attributions[name], rows, least[name])
             for name, rows in reference.attributions.items()
         }
-        bulk += _bulk_l2(result, reference, least)
         for sample in range(len(reference.logits)):
             name = max(errors, key=lambda name: np.nan_to_num(errors[name][sample], nan=np.inf))
             found, expected = result.attributions[name][sample], reference.attributions[name][sample]
@@ -245,7 +253,7 @@ def compare(
         runtime=runtime,
         dtype=dtype,
         relative_l2=tuple(attribution),
-        bulk_l2=tuple(bulk),
+        bulk_l2=_bulk_l2(results, references, least),
         common_l2=_common_l2(results, references, least),
         max_abs=tuple(max_abs),
         logits_relative_l2=tuple(logits),
@@ -257,16 +265,15 @@ def compare(
     )
 
 
-def rounding(found: Sequence[Values], exact: Sequence[Values]) -> float:
+def rounding(found: Sequence[Values], exact: Sequence[Values]) -> dict[str, float]:
     """Return how far live autograd in an artifact's dtype is from itself in float64, in bulk: the least of all samples.
 
     Args:
         found: What it found in the artifact's dtype.
-        exact: What it found for the same samples in float64; there may be none.
+        exact: What it found for the same samples in float64.
     """
-    least = least_norms(exact) if exact else {}
-    errors = [error for pair in zip(found, exact, strict=True) for error in _bulk_l2(*pair, least)]
-    return min(filter(math.isfinite, errors), default=0.0)
+    errors = _bulk_l2(found, exact, least_norms(exact))
+    return {name: min(filter(math.isfinite, each), default=0.0) for name, each in errors.items()}
 
 
 def least_norms(references: Sequence[Values]) -> dict[str, float]:
@@ -312,16 +319,22 @@ def relative_l2(
     return errors
 
 
-def _bulk_l2(result: Values, reference: Values, least: Mapping[str, float]) -> list[float]:
-    """Return ``relative_l2`` of each sample over its :data:`BULK`; of several attributions, the largest."""
-    errors = [
-        relative_l2(result.attributions[name], rows, least[name], BULK) for name, rows in reference.attributions.items()
-    ]
-    return np.max(errors, axis=0).tolist()  # NaN where one is
+def _bulk_l2(
+    results: Sequence[Values], references: Sequence[Values], least: Mapping[str, float]
+) -> dict[str, tuple[float, ...]]:
+    """Return ``relative_l2`` of each attribution and sample over its :data:`BULK`."""
+    return {
+        name: tuple(
+            error
+            for result, reference in zip(results, references, strict=True)
+            for error in relative_l2(result.attributions[name], reference.attributions[name], norm, BULK)
+        )
+        for name, norm in least.items()
+    }
 
 
-def _common_l2(results: Sequence[Values], references: Sequence[Values], least: Mapping[str, float]) -> float:
-    """Return the relative L2 of what differs in every sample of a shape; the largest of all attributions and shapes.
+def _common_l2(results: Sequence[Values], references: Sequence[Values], least: Mapping[str, float]) -> dict[str, float]:
+    """Return, of each attribution, the relative L2 of what differs in every sample of a shape; the largest of all.
 
     Where a border is wrong it is so in each; a mask flips here in the one and there in the other.
     """
@@ -333,7 +346,10 @@ def _common_l2(results: Sequence[Values], references: Sequence[Values], least: M
                 difference = np.abs(found.astype(np.float64) - expected) / scale
                 count, common = alike.get((name, expected.shape), (0, difference))
                 alike[name, expected.shape] = count + 1, np.minimum(common, difference)
-    return max((float(np.linalg.norm(common)) for count, common in alike.values() if count >= SEVERAL), default=0.0)
+    found = dict.fromkeys(least, 0.0)
+    for (name, _), (count, common) in alike.items():
+        found[name] = max(found[name], float(np.linalg.norm(common)) if count >= SEVERAL else 0.0)
+    return found
 
 
 def _smallest(differences: NDArray[np.floating], share: float) -> NDArray[np.floating]:

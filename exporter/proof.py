@@ -32,8 +32,11 @@ from exporter.runtime import PREDICTED, Explanation, Session, module_session, op
 from exporter.signature import Input, Signature
 from exporter.together import Step, together
 
-NUDGE = {"float32": 2.0**-19, "float16": 2.0**-6}
-"""How far an input is moved to see what rounding can do, in units of its root mean square: 16 ulps."""
+ULPS = 16
+"""How far an input is moved to see what rounding can do, which is more than it does: masks are flipped by luck."""
+
+NUDGE = {"float32": ULPS * 2.0**-23, "float16": ULPS * 2.0**-10}
+"""The same in units of the input's root mean square."""
 
 NUDGES = 16
 """How often a sample that disagrees is moved at most."""
@@ -225,7 +228,10 @@ class _Trial:
         """Compare what there is so far; sensitivities are not measured yet."""
         found = []
         tried = [case for case in self._cases if case.exact is not None]
-        rounded = rounding([case.own_of_exact() for case in tried], [case.exact for case in tried if case.exact])
+        none = dict.fromkeys(self._names, 0.0)
+        rounded = none
+        if tried:
+            rounded = rounding([case.own_of_exact() for case in tried], [case.exact for case in tried if case.exact])
         for each in filter(lambda each: each.results, self._tried):
             expected, undecided = [], []
             for case in self._cases:
@@ -233,7 +239,7 @@ class _Trial:
                 if values is not None:
                     expected.append(values)
                     undecided += case.undecided[: len(values.logits)]
-            own = 0.0 if each.exact else rounded
+            own = none if each.exact else rounded
             found.append(compare(each.runtime, each.dtype, each.results, expected, undecided, own))
         return tuple(found)
 
@@ -282,30 +288,24 @@ class _Trial:
         """Return how far the reference moves, for each sample, by rounding: as far as it must for an error, if it does.
 
         It moves from the artifact's dtype to float64; and when the input moves a little, up to :data:`NUDGES` times.
+        Logits are continuous: they move in proportion, and count as moved by an ulp.
 
         Args:
             errors: Of the attribution of each sample; 0 where it agrees.
             of_logits: The same of the logits.
         """
-        samples = [_Sample(case, row) for case in self._cases for row in range(len(case.target))]
-        least = least_norms([case.own for case in self._cases])
-        best = [values for case in self._cases for values in case.best]
-        moves = np.array([sample.far_from(values, 0, least) for sample, values in zip(samples, best, strict=True)])
-        goals = np.stack([errors, of_logits], 1) / SLACK
-        goals[:, 1] = np.where(of_logits > AMPLIFIED, 0.0, goals[:, 1])  # no sensitivity allows that
+        goals = np.stack([errors, np.where(of_logits > AMPLIFIED, 0.0, of_logits)], 1) / SLACK  # more is never allowed
+        moves = _Moves(self._cases, goals)
         generator = torch.Generator().manual_seed(self._judge.seed)
+
+        def nudged(inputs: list[Tensor]) -> list[Tensor]:
+            return [torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows]) for rows in inputs]
+
+        moves.try_out(moves.short[:, 1], self._judge.exactly)
         for _ in range(NUDGES):
-            short = np.flatnonzero(((moves < goals) & (goals < np.inf)).any(1)).tolist()
-            for batch in _alike(short, samples):
-                given = [samples[index] for index in batch]
-                inputs = [
-                    torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows])
-                    for rows in zip(*(sample.inputs for sample in given), strict=True)
-                ]
-                values = self._judge.moved(inputs, torch.tensor([sample.chosen for sample in given]))
-                for row, (index, sample) in enumerate(zip(batch, given, strict=True)):
-                    moves[index] = np.maximum(moves[index], sample.far_from(values, row, least))
-        return moves[:, 0], moves[:, 1]
+            moves.try_out(np.any(moves.short, axis=1), lambda x, target: self._judge.moved(nudged(x), target), ULPS)
+        moves.try_out(np.any(moves.short, axis=1), self._judge.exactly)
+        return moves.seen[:, 0], moves.seen[:, 1]
 
     def certificate(self) -> Certificate:
         """Judge; raises VerificationFailed."""
@@ -374,6 +374,49 @@ class _Sample:
             for name, rows in values.attributions.items()
         )
         return attribution, relative_l2(values.logits[row, None], self.case.own.logits[self.row, None])[0]
+
+
+class _Moves:
+    """How far live autograd was seen to move, of each sample: the attribution and the logits, in relative L2.
+
+    Attributes:
+        seen: ``[samples, 2]``.
+    """
+
+    def __init__(self, cases: Sequence[Case], goals: NDArray[np.floating]) -> None:
+        """Begin with what was tried in float64 already.
+
+        Args:
+            cases: Their samples.
+            goals: How far each must move, ``[samples, 2]``; 0 where it need not.
+        """
+        self._samples = [_Sample(case, row) for case in cases for row in range(len(case.target))]
+        self._least = least_norms([case.own for case in cases])
+        self._goals = goals
+        best = [values for case in cases for values in case.best]
+        far = (one.far_from(values, 0, self._least) for one, values in zip(self._samples, best, strict=True))
+        self.seen = np.array([*far])
+
+    @property
+    def short(self) -> NDArray[np.bool_]:
+        """What has not moved as far as it must, ``[samples, 2]``."""
+        return (self.seen < self._goals) & np.isfinite(self._goals)
+
+    def try_out(
+        self,
+        chosen: NDArray[np.bool_],
+        run: Callable[[list[Tensor], Tensor], Values | None],
+        ulps: int = 1,
+    ) -> None:
+        """See what is found for samples otherwise: their logits moved by so many ulps; nothing where it is None."""
+        for batch in _alike(np.flatnonzero(chosen).tolist(), self._samples):
+            given = [self._samples[index] for index in batch]
+            inputs = [torch.stack(rows) for rows in zip(*(one.inputs for one in given), strict=True)]
+            values = run(inputs, torch.tensor([one.chosen for one in given]))
+            for row, index in enumerate(batch):
+                if values is not None:
+                    attribution, logits = self._samples[index].far_from(values, row, self._least)
+                    self.seen[index] = np.maximum(self.seen[index], (attribution, logits / ulps))
 
 
 def _alike(indices: Sequence[int], samples: Sequence[_Sample]) -> Iterator[list[int]]:

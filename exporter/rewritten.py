@@ -108,12 +108,12 @@ def _maximum(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """Take the maximum in the same way, along all axes or along one."""
+    """Take the maximum in the same way."""
     window = _each(axes, kernel_size)
     whole = _whole(input, window, padding)
     settings = window, _each(axes, stride or window), _each(axes, dilation)
     others = [value for each in settings for axis, value in _counted(each) if axis not in whole]
-    if len(whole) not in (1, axes) or not all(map(is_one, others)) or return_indices:
+    if not whole or not all(map(is_one, others)) or return_indices:
         return NotImplemented
     return _along(whole, input)
 
@@ -129,8 +129,12 @@ def _adaptive_maximum(axes: int, input: Tensor, output_size: Any, return_indices
 
 
 def _along(whole: list[int], input: Tensor) -> Tensor:
-    """Return the first of the largest values along all image axes, or along one."""
-    return input.max(whole[0], keepdim=True).values if len(whole) == 1 else _GLOBAL_MAXIMUM[len(whole)](input, 1)
+    """Return the first of the largest values along some image axes, in the order in which they lie in memory."""
+    kept = [axis for axis in range(-input.ndim, 0) if axis not in whole]
+    largest = input.permute([*kept, *whole]).flatten(len(kept)).max(-1).values
+    for axis in whole:
+        largest = largest.unsqueeze(axis + input.ndim)
+    return largest
 
 
 def _maximum_of_signal(
@@ -152,13 +156,6 @@ def _maximum_of_signal(
     )
     image = input.unsqueeze(-2)
     return F.max_pool2d(image, (1, kernel), (1, step), (0, border), (1, apart), ceil_mode).squeeze(-2)
-
-
-_GLOBAL_MAXIMUM: dict[int, Callable[..., Tensor]] = {
-    2: F.adaptive_max_pool2d,
-    3: F.adaptive_max_pool3d,
-}
-"""Number of axes -> the pool whose windows are as large as it takes."""
 
 
 _AVERAGES: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}

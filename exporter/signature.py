@@ -22,7 +22,8 @@ BATCH = "batch"
 AXES = {"length": {2: 1, 3: 2}, "depth": {5: 2}, "height": {4: 2, 5: 3}, "width": {4: 3, 5: 4}}
 """Name of a size that may vary beside the batch -> rank of an input, with the batch -> the axis that has it.
 
-Signals ``[N, C, L]``, or ``[N, L]`` where no input is one; images ``[N, C, H, W]``; volumes ``[N, C, D, H, W]``.
+Signals ``[N, C, L]`` or ``[N, L]``; images ``[N, C, H, W]``; volumes ``[N, C, D, H, W]``. Beside a signal with
+channels, ``[N, F]`` are features, unless there are as many as the signal is long, as in its mask.
 """
 
 SIZES = (BATCH, *AXES)
@@ -143,8 +144,9 @@ class Signature:
     def dynamic_axes(self, given: Input) -> dict[int, str]:
         """Return which axes of an input may vary, and what their sizes are called."""
         rank = len(given.shape) + 1
-        if rank == 2 and any(len(other.shape) == 2 for other in self.inputs):
-            return {0: BATCH}  # beside a signal [N, C, L] these are features
+        lengths = {other.shape[1] for other in self.inputs if len(other.shape) == 2}
+        if rank == 2 and lengths and given.shape[0] not in lengths:
+            return {0: BATCH}  # features
         return {0: BATCH, **{AXES[size][rank]: size for size in self.dynamic if rank in AXES.get(size, {})}}
 
     def with_dtype(self, dtype: str) -> Signature:

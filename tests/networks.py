@@ -134,6 +134,17 @@ class Ward(nn.Module):
         return self.head(torch.cat([F.relu(self.stem(signal)).mean(-1), F.relu(features)], 1))
 
 
+class Padded(nn.Module):
+    """A signal, and a mask as long as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv1d(2, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
+        return self.head((F.relu(self.stem(signal)) * mask[:, None]).sum(-1))
+
+
 class Volume(nn.Module):
     """Scores each voxel, halves the volume and doubles it again."""
 

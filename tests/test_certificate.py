@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,14 +40,14 @@ def judged(
         runtime="onnxruntime",
         dtype=dtype,
         relative_l2=tuple(errors),
-        bulk_l2=tuple(errors if bulk is None else bulk),
-        common_l2=common,
+        bulk_l2={"attribution": tuple(errors if bulk is None else bulk)},
+        common_l2={"attribution": common},
         max_abs=(0.1,) * count,
         logits_relative_l2=(logits,) * count,
         undecided=(5,) * count,
         sensitivity=tuple(moves),
         logits_sensitivity=(logits_moves,) * count,
-        rounding=rounding,
+        rounding={"attribution": rounding},
         worst=("worst at [0]: 1, should be 2",) * count,
     )
     return figures.failures()
@@ -102,7 +103,7 @@ def test_what_samples_have_in_common() -> None:
             [parity.Values(logits[: len(rows)], {"attribution": rows}) for rows in side]
             for side in zip(*pairs, strict=True)
         ]
-        return parity.compare("eager", "float32", *sides, (0,) * count).common_l2
+        return parity.compare("eager", "float32", *sides, (0,) * count, {"attribution": 0.0}).common_l2["attribution"]
 
     elsewhere = expected.copy()
     elsewhere[range(4), range(4)] = 9
@@ -143,14 +144,71 @@ def test_a_network_may_make_more_of_rounding() -> None:
     assert "0% of 1 samples agree to 1e-03" in judged([2e-3], [1.0], rounding=1.0)[0]
 
 
+class Amplifying(nn.Module):
+    """Of two inputs one is known by its last digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.mix = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), nn.Linear(6, 4)
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        meta = meta * 1e-3 + 1
+        meta = (meta - meta.mean(1, keepdim=True)) / meta.std(1, keepdim=True)
+        return self.head(self.conv(image).relu().mean((2, 3))) + self.mix(meta)
+
+
+@pytest.fixture(scope="module")
+def amplifying(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("amplifying") / "a"
+    inputs = [exporter.Input("image", (3, 16, 16)), exporter.Input("meta", (6,))]
+    exporter.export(Amplifying(), inputs, folder, formats=["onnx"])
+    return folder
+
+
+def scale(file: Path, output: str, factor: float, to: Path) -> None:
+    """Write an ONNX file with one output multiplied."""
+    model = onnx.load(file)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["right" if name == output else name for name in names]
+    model.graph.initializer.append(onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [factor]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["right", "factor"], [output]))
+    onnx.save(model, to)
+
+
+@pytest.mark.parametrize("output", ["logits", "attribution"])
+@pytest.mark.parametrize("spec", ["mlp", "cifar_resnet20"])
+def test_a_small_error_is_no_rounding(spec: str, output: str, tmp_path: Path) -> None:
+    found = resolve(spec)
+    exporter.export(found.model, found.sample_shape, tmp_path / "a", formats=["onnx"])
+    scale(tmp_path / "a" / "model.onnx", output, 1 + 2e-5, tmp_path / "model.onnx")
+    network = as_network(found.model, torch.zeros(1, *found.sample_shape)).eval()
+    with pytest.raises(exporter.VerificationFailed, match=f"onnxruntime float32: {output}"):
+        proof.prove({"onnx": tmp_path / "model.onnx"}, Judge(network, "guided"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_amplified_inside_is_proven_with_any_inputs(amplifying: Path, seed: int) -> None:
+    certificate = exporter.verify(amplifying, Amplifying(), seed=seed)
+    (measured,) = (one for one in certificate.runtimes if one.dtype == "float32")
+    assert measured.rounding["attribution_meta"] > 1e-6 > measured.rounding["attribution_image"]
+
+
+def test_one_input_does_not_excuse_another(amplifying: Path, tmp_path: Path) -> None:
+    scale(amplifying / "model.onnx", "attribution_image", 1 + 5e-5, tmp_path / "model.onnx")
+    inputs = {"image": torch.zeros(1, 3, 16, 16), "meta": torch.zeros(1, 6)}
+    with pytest.raises(exporter.VerificationFailed, match="attribution_image, 0% of 16 samples agree to 1e-05 in"):
+        proof.prove({"onnx": tmp_path / "model.onnx"}, Judge(as_network(Amplifying(), inputs).eval(), "guided"))
+
+
 def test_what_a_network_makes_of_rounding() -> None:
     """That of the sample that moves least: in others a mask may flip."""
     exact = parity.Values(np.ones((3, 2)), {"attribution": np.ones((3, 100))})
     found = parity.Values(
         np.ones((3, 2)), {"attribution": 1 + np.array([[3e-5], [2e-5], [np.nan]]) * np.ones((3, 100))}
     )
-    assert parity.rounding([found], [exact]) == pytest.approx(2e-5 * 75**0.5 / 10)
-    assert parity.rounding([], []) == 0
+    assert parity.rounding([found], [exact]) == {"attribution": pytest.approx(2e-5 * 75**0.5 / 10)}
 
 
 def test_relative_l2() -> None:
@@ -181,7 +239,7 @@ def test_what_cancels_in_the_one_and_leaves_rounding_in_the_other_agrees() -> No
     def compared(left: float) -> tuple[float, ...]:
         found = [parity.Values(one, {"attribution": rows}) for rows in (one, two, np.array([[left, 0.0]]))]
         expected = [parity.Values(one, {"attribution": rows}) for rows in (one, two, zero)]
-        return parity.compare("eager", "float64", found, expected, (0, 0, 0)).relative_l2
+        return parity.compare("eager", "float64", found, expected, (0, 0, 0), {"attribution": 0.0}).relative_l2
 
     assert compared(0.0) == (0.0, 0.0, 0.0)
     assert compared(1e-16)[2] < parity.TOLERANCE["float64"]

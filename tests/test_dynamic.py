@@ -70,6 +70,7 @@ OTHERS = {
     "signal": (networks.Signal, [Input("image", (2, 128))], ("length",), ((25, 1),)),
     "wave": (networks.Wave, [Input("image", (32,))], ("length",), ((12, 1),)),
     "ward": (networks.Ward, [Input("signal", (2, 24)), Input("features", (5,))], ("length",), ((6, 1),)),
+    "padded": (networks.Padded, [Input("signal", (2, 24)), Input("mask", (24,))], ("length",), ((1, 1),)),
     "volume": (networks.Volume, [Input("image", (1, 6, 8, 8))], ("depth", "height", "width"), ((4, 2), (4, 2), (4, 2))),
 }
 """Name -> factory, inputs, what varies beside the batch, and the smallest value and the step of each."""
@@ -98,8 +99,10 @@ def test_signals_and_volumes_of_other_sizes(name: str, tmp_path: Path) -> None:
     runtime = exporter.load(tmp_path / "a")
     for grown in (5, 2):
         shapes = [list(given.shape) for given in inputs]
-        for axis in range(1, len(dynamic) + 1):
-            shapes[0][-axis] += grown * axis * expected_bounds[-axis][1]
+        for shape, given in zip(shapes, artifact.manifest["inputs"], strict=False):
+            for axis in range(1, len(dynamic) + 1):
+                varies = given["shape"][-axis] == dynamic[-axis]
+                shape[-axis] += grown * axis * expected_bounds[-axis][1] * varies
         assert artifact.manifest["inputs"][0]["shape"][-len(dynamic) :] == [*dynamic]
         images = [torch.randn(2, *shape, generator=torch.Generator().manual_seed(grown)).double() for shape in shapes]
         target = torch.tensor([-1, 1])

@@ -88,12 +88,13 @@ def test_maxima_of_signals_of_any_length(pool: Callable[[Tensor], Tensor]) -> No
         lambda x: F.max_pool2d(x, x.shape[2:]),
         lambda x: F.adaptive_max_pool2d(x, (None, 1)),
         lambda x: F.max_pool1d(x.flatten(2), x.shape[2] * x.shape[3]),
+        lambda x: F.max_pool3d(x[:, None], (1, x.shape[2], x.shape[3])),
         lambda x: F.max_pool3d(x[:, None], (1, 1, x.shape[3])),
         lambda x: F.adaptive_max_pool3d(x[:, None], (None, 1, None)),
         lambda x: F.avg_pool2d(x, (x.shape[2], 2), (5, 3), (0, 1), count_include_pad=False),
         lambda x: F.avg_pool3d(x[:, None], (2, x.shape[2], 1), 1, ceil_mode=True),
     ],
-    ids=["column", "row", "image", "adaptive", "flat", "rows of slices", "adaptive rows", "mean", "3d mean"],
+    ids=["column", "row", "image", "adaptive", "flat", "slices", "rows of slices", "adaptive rows", "mean", "3d mean"],
 )
 def test_windows_as_long_as_an_axis_that_varies(pool: Callable[[Tensor], Tensor]) -> None:
     """Of equal values the first is the largest, as in PyTorch's own pool: to it alone goes the gradient."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,25 +130,45 @@ def test_output_keys_of_a_dict(key: str | None, message: str) -> None:
     assert str(error.value) == message
 
 
+@dataclass(slots=True)
+class Slots:
+    """What has no ``__dict__``."""
+
+    logits: Tensor
+    count: int
+
+
 class Nested(nn.Module):
     """Returns the logits deep inside."""
 
     def forward(self, x: torch.Tensor) -> Any:
         y = x.relu().flatten(1)
-        return {"scores": {"cls": y, "n": 3}, "list": [y, (y, y)], "object": SimpleNamespace(logits=y, kept=2)}
+        return {
+            "scores": {"cls": y, "n": 3},
+            "list": [y, (y, y)],
+            "object": SimpleNamespace(logits=y, kept=2),
+            "slots": Slots(y, 3),
+            "loss": None,
+        }
 
 
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("scores", "returns dict, not a tensor of logits [N, K]. Pick the logits with --output-key scores.cls or"),
-        ("cls", "returns nothing at --output-key 'cls'. Pick the logits with --output-key scores or list or object."),
+        ("scores", "returns dict, not a tensor of logits [N, K]. Pick the logits with --output-key scores.cls."),
+        (
+            "cls",
+            "returns nothing at --output-key 'cls'. Pick the logits with --output-key scores or list or object",
+        ),
         (
             "list.1",
             "returns tuple, not a tensor of logits [N, K]. Pick the logits with --output-key list.1.0 or",
         ),
         ("list.2", "returns nothing at --output-key 'list.2'. Pick the logits with --output-key list.0 or list.1."),
         ("object", "SimpleNamespace, not a tensor of logits [N, K]. Pick the logits with --output-key object.logits."),
+        ("slots.x", "returns nothing at --output-key 'slots.x'. Pick the logits with --output-key slots.logits."),
+        ("loss", "returns nothing at --output-key 'loss'. Pick the logits with --output-key scores or list or object"),
+        ("scores.n.x", "returns nothing at --output-key 'scores.n.x'. 'scores.n' is of type int."),
         ("scores.cls.x", "returns nothing at --output-key 'scores.cls.x'. 'scores.cls' is one tensor."),
     ],
 )
@@ -165,11 +186,20 @@ class Both(nn.Module):
         return (left.relu() @ right.mT).flatten(1)
 
 
+class Misspelled(nn.Module):
+    """Calls a function of PyTorch's wrongly, and is called rightly."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x, dims=1)
+
+
 def test_how_a_network_is_called_is_what_to_check() -> None:
     with pytest.raises(exporter.UnsupportedModel, match=r"'right'. Give one --input for each tensor that it takes.$"):
         exporter.build(Both(), torch.zeros(1, 4, 4))
     with pytest.raises(exporter.UnsupportedModel, match=r"Check the shape and the dtype of each --input, and"):
         exporter.build(Both(), {"left": torch.zeros(1, 4, 4), "right": torch.zeros(1, 4, 3)})
+    with pytest.raises(exporter.UnsupportedModel, match=r"softmax.*dim.*. Check --input-shape and the weights.$"):
+        exporter.build(Misspelled(), torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize(

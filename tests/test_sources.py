@@ -295,6 +295,13 @@ def test_a_network_whose_own_keys_have_a_prefix() -> None:
         model.load_state_dict({key: torch.zeros_like(value) for key, value in saved.items()})
 
 
+def test_a_counter_of_another_shape_is_left_out() -> None:
+    model = nn.BatchNorm1d(3)
+    torch.save({**states(model), "num_batches_tracked": torch.ones(2)}, "w.pt")
+    load_weights(model, Path("w.pt"))
+    assert model.num_batches_tracked.item() == 0
+
+
 def test_the_likely_cause_does_not_hang_on_counters() -> None:
     norm = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
     torch.save(states(norm), "w.pt")

@@ -311,7 +311,7 @@ NETWORKS = {
     ),
     "a key of an output that is one tensor": (
         (*net("tiny"), "--output-key", "0"),
-        r"returns nothing at --output-key '0'. It returns one tensor",
+        r"returns nothing at --output-key '0'. What it returns is one tensor",
     ),
     "an image size that the network fixes": (
         (*net("Convolves", "3,8,8"), "--dynamic", "batch,height"),

@@ -63,7 +63,8 @@ def load_weights(model: nn.Module, path: Path) -> str:
     if bad:
         raise UsageError(f"{path} holds NaN or infinity in {_listed(bad)}")
     optional = {key: value for key, value in own.items() if key.endswith(_OPTIONAL)}
-    model.load_state_dict({**optional, **{key: value for key, value in state.items() if key in own}})
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    model.load_state_dict({**optional, **fitting})
     return taken
 
 
