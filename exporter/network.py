@@ -241,7 +241,8 @@ def _choices(output: Any) -> list[str]:
         held = {field.name: getattr(output, field.name) for field in fields(output)}
     elif not isinstance(output, Tensor):
         held = getattr(output, "__dict__", {})
-    return [str(key) for key, value in held.items() if isinstance(value, Tensor) or _choices(value)]
+    holding = (Tensor, Mapping, tuple, list)
+    return [str(key) for key, value in held.items() if isinstance(value, holding) or hasattr(value, "__dict__")]
 
 
 def _offer(output: Any, path: str) -> str:

@@ -143,12 +143,15 @@ class Nested(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         y = x.relu().flatten(1)
+        circle = SimpleNamespace(logits=y, kept=2)
+        circle.itself = circle
         return {
             "scores": {"cls": y, "n": 3},
             "list": [y, (y, y)],
-            "object": SimpleNamespace(logits=y, kept=2),
+            "object": circle,
             "slots": Slots(y, 3),
             "loss": None,
+            "empty": (),
         }
 
 
@@ -165,9 +168,10 @@ class Nested(nn.Module):
             "returns tuple, not a tensor of logits [N, K]. Pick the logits with --output-key list.1.0 or",
         ),
         ("list.2", "returns nothing at --output-key 'list.2'. Pick the logits with --output-key list.0 or list.1."),
-        ("object", "SimpleNamespace, not a tensor of logits [N, K]. Pick the logits with --output-key object.logits."),
+        ("object", "a tensor of logits [N, K]. Pick the logits with --output-key object.logits or object.itself."),
         ("slots.x", "returns nothing at --output-key 'slots.x'. Pick the logits with --output-key slots.logits."),
         ("loss", "returns nothing at --output-key 'loss'. Pick the logits with --output-key scores or list or object"),
+        ("empty", "returns tuple, not a tensor of logits [N, K]. Wrap it in a module that returns the logits alone."),
         ("scores.n.x", "returns nothing at --output-key 'scores.n.x'. 'scores.n' is of type int."),
         ("scores.cls.x", "returns nothing at --output-key 'scores.cls.x'. 'scores.cls' is one tensor."),
     ],
