@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from sympy import Symbol, lambdify
+from sympy import Equality, Symbol, lambdify
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 from torch.utils._sympy.printers import PythonPrinter
 
@@ -104,14 +104,14 @@ def _solve(
     if step == 0 or len(above) != (reach - sample) // step + 1:
         good = set(above)
         out = (broken(size) for size in range(sample, reach + 1) if size not in good)
-        of_shapes = all(any(type(guard).__name__ == "Equality" for guard in found) for found in out)
+        of_shapes = all(any(isinstance(guard, Equality) for guard in found) for found in out)
         steps = (step for step in range(2, WIDEST + 1) if good.issuperset(range(sample, reach + 1, step)))
         step = next(steps, 0) if of_shapes else 0
     if step == 0:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
         guard = next((guard for guard in broken(other) if guards[guard]), None)
         why = explain(name, other)
-        if guard is not None and not why and type(guard).__name__ != "Equality":
+        if guard is not None and not why and not isinstance(guard, Equality):
             raise UnsupportedModel(_asks(guards[guard], _named(guard, names), f"a {name} of {other}"))
         raise UnsupportedModel(fixed(name, sample, why, "" if guard is None else guards[guard]))
     smallest = sample
@@ -157,9 +157,7 @@ def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
     own = [symbol for group in symbols.values() for symbol in group]
     if len(set(own)) == len(own) and all(symbol.is_Symbol for symbol in own):
         return
-    ties = (
-        guard for guard in env.guards if type(guard.expr).__name__ == "Equality" and env.replace(guard.expr).is_Boolean
-    )
+    ties = (guard for guard in env.guards if isinstance(guard.expr, Equality) and env.replace(guard.expr).is_Boolean)
     guard = next((guard for guard in ties if _asked(guard)), None)
     if guard is None:
         raise UnsupportedModel(f"the network takes {', '.join(symbols)} that depend on each other only; let one vary")

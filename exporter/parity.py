@@ -152,12 +152,13 @@ class Parity:
     @property
     def alike(self) -> bool:
         """Whether what differs is the same in all samples, which no flipped mask is; never where none need agree."""
-        return AGREEING[self.dtype] > 0 and bool(self._alike())
+        return bool(self._alike())
 
     def _alike(self) -> list[str]:
         """Return the names of the attributions of which that is so."""
         tolerance = self.bulk_tolerance
-        return [name for name, error in self.common_l2.items() if not error <= tolerance[name]]
+        must_agree = AGREEING[self.dtype] > 0
+        return [name for name, error in self.common_l2.items() if must_agree and not error <= tolerance[name]]
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -170,7 +171,7 @@ class Parity:
         found = []
         where = f"{self.runtime} {self.dtype}"
         count, tolerance = len(self.relative_l2), self.bulk_tolerance
-        for name in self._alike() if self.alike else ():
+        for name in self._alike():
             found.append(
                 f"{where}: {name}, all {count} samples differ in the same places, as flipped masks do "
                 f"not: relative L2 {self.common_l2[name]:.2e} > {tolerance[name]:.0e}"

@@ -202,6 +202,8 @@ class _Trial:
         except ArtifactError as error:
             raise VerificationFailed(str(error)) from error
         self._skipped = next(filter(None, found[len(calls) :]), judge.skipped.result())
+        both = [(case.own_of_exact(), case.exact) for case in judge.cases if case.exact is not None]
+        self._rounding = rounding(*zip(*both, strict=True)) if both else dict.fromkeys(self._names, 0.0)
 
     def _try(self, each: _Tried) -> None:
         cases = self._judge.targets.result()
@@ -227,11 +229,6 @@ class _Trial:
     def parities(self) -> tuple[Parity, ...]:
         """Compare what there is so far; sensitivities are not measured yet."""
         found = []
-        tried = [case for case in self._cases if case.exact is not None]
-        none = dict.fromkeys(self._names, 0.0)
-        rounded = none
-        if tried:
-            rounded = rounding([case.own_of_exact() for case in tried], [case.exact for case in tried if case.exact])
         for each in filter(lambda each: each.results, self._tried):
             expected, undecided = [], []
             for case in self._cases:
@@ -239,8 +236,8 @@ class _Trial:
                 if values is not None:
                     expected.append(values)
                     undecided += case.undecided[: len(values.logits)]
-            own = none if each.exact else rounded
-            found.append(compare(each.runtime, each.dtype, each.results, expected, undecided, own))
+            moves = dict.fromkeys(self._names, 0.0) if each.exact else self._rounding
+            found.append(compare(each.runtime, each.dtype, each.results, expected, undecided, moves))
         return tuple(found)
 
     def enough(self) -> bool:
@@ -298,12 +295,13 @@ class _Trial:
         moves = _Moves(self._cases, goals)
         generator = torch.Generator().manual_seed(self._judge.seed)
 
-        def nudged(inputs: list[Tensor]) -> list[Tensor]:
-            return [torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows]) for rows in inputs]
+        def nudged(inputs: list[Tensor], target: Tensor) -> Values:
+            moved = [torch.stack([_nudged(x, NUDGE[self._dtype], generator) for x in rows]) for rows in inputs]
+            return self._judge.moved(moved, target)
 
         moves.try_out(moves.short[:, 1], self._judge.exactly)
         for _ in range(NUDGES):
-            moves.try_out(np.any(moves.short, axis=1), lambda x, target: self._judge.moved(nudged(x), target), ULPS)
+            moves.try_out(np.any(moves.short, axis=1), nudged, ULPS)
         moves.try_out(np.any(moves.short, axis=1), self._judge.exactly)
         return moves.seen[:, 0], moves.seen[:, 1]
 
@@ -413,10 +411,11 @@ class _Moves:
             given = [self._samples[index] for index in batch]
             inputs = [torch.stack(rows) for rows in zip(*(one.inputs for one in given), strict=True)]
             values = run(inputs, torch.tensor([one.chosen for one in given]))
-            for row, index in enumerate(batch):
-                if values is not None:
-                    attribution, logits = self._samples[index].far_from(values, row, self._least)
-                    self.seen[index] = np.maximum(self.seen[index], (attribution, logits / ulps))
+            if values is None:
+                return
+            for row, (index, sample) in enumerate(zip(batch, given, strict=True)):
+                attribution, logits = sample.far_from(values, row, self._least)
+                self.seen[index] = np.maximum(self.seen[index], (attribution, logits / ulps))
 
 
 def _alike(indices: Sequence[int], samples: Sequence[_Sample]) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exporter.sizes import is_one, known
+from exporter.sizes import is_one, known, per_axis
 from exporter.spellings.sampling import affine_grid
 
 
@@ -87,14 +87,14 @@ def _average(
     divisor_override: int | None = None,
 ) -> Tensor:
     """Take the mean along an axis that a window is as long as, where that varies: to torch.export it is a constant."""
-    window = _each(axes, kernel_size)
+    window = per_axis(kernel_size, axes)
     whole = _whole(input, window, padding)
     if not whole or divisor_override:
         return NotImplemented
     mean = input.mean(whole, keepdim=True)
-    settings = window, _each(axes, stride or window)
+    settings = window, per_axis(stride or window, axes)
     kernel, step = ([1 if axis in whole else size for axis, size in _counted(each)] for each in settings)
-    rest = (kernel, step, _each(axes, padding), ceil_mode, count_include_pad)
+    rest = (kernel, step, per_axis(padding, axes), ceil_mode, count_include_pad)
     return mean if len(whole) == axes else _AVERAGES[axes](mean, *rest)
 
 
@@ -109,9 +109,9 @@ def _maximum(
     return_indices: bool = False,
 ) -> Tensor:
     """Take the maximum in the same way."""
-    window = _each(axes, kernel_size)
+    window = per_axis(kernel_size, axes)
     whole = _whole(input, window, padding)
-    settings = window, _each(axes, stride or window), _each(axes, dilation)
+    settings = window, per_axis(stride or window, axes), per_axis(dilation, axes)
     others = [value for each in settings for axis, value in _counted(each) if axis not in whole]
     if not whole or not all(map(is_one, others)) or return_indices:
         return NotImplemented
@@ -120,7 +120,7 @@ def _maximum(
 
 def _adaptive_maximum(axes: int, input: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
     """Take the maximum along one axis, where others keep a size that varies."""
-    kept = _each(axes, output_size)
+    kept = per_axis(output_size, axes)
     whole = [axis for axis, size in _counted(kept) if is_one(size)]
     varies = any(isinstance(size, torch.SymInt) for size in input.shape[-axes:])
     if not varies or len(whole) != 1 or kept.count(None) != axes - 1 or return_indices:
@@ -150,22 +150,14 @@ def _maximum_of_signal(
     whole = _maximum(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     if whole is not NotImplemented or not isinstance(input.shape[-1], torch.SymInt) or return_indices:
         return whole
-    kernel, step, border, apart = (
-        value[0] if isinstance(value, Sequence) else value
-        for value in (kernel_size, stride or kernel_size, padding, dilation)
-    )
+    settings = kernel_size, stride or kernel_size, padding, dilation
+    (kernel,), (step,), (border,), (apart,) = (per_axis(setting, 1) for setting in settings)
     image = input.unsqueeze(-2)
     return F.max_pool2d(image, (1, kernel), (1, step), (0, border), (1, apart), ceil_mode).squeeze(-2)
 
 
 _AVERAGES: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 """Number of axes -> the pool of which some may be whole."""
-
-
-def _each(axes: int, value: Any) -> tuple[Any, ...]:
-    """Return a setting for every axis."""
-    each = tuple(value) if isinstance(value, Sequence) else (value,)
-    return each * axes if len(each) == 1 else each
 
 
 def _counted(each: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -175,7 +167,7 @@ def _counted(each: Sequence[Any]) -> Iterator[tuple[int, Any]]:
 
 def _whole(x: Tensor, window: Sequence[Any], padding: Any) -> list[int]:
     """Return the axes that a window is as long as at any size, one that varies, and around which nothing is put."""
-    settings = zip(_counted(window), _each(len(window), padding), strict=True)
+    settings = zip(_counted(window), per_axis(padding, len(window)), strict=True)
     return [
         axis
         for (axis, size), border in settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ def from_start(place: int | torch.SymInt, length: int | torch.SymInt) -> int | t
     return torch.sym_max(length + place, 0) if place < 0 else place
 
 
-def per_axis(value: Sequence[int], axes: int) -> list[int]:
-    """Repeat a single setting for every spatial axis."""
-    return list(value) * axes if len(value) == 1 else list(value)
+def per_axis(value: Any, axes: int) -> list[Any]:
+    """Repeat a single setting, a number or a list of one, for every spatial axis."""
+    each = list(value) if isinstance(value, Sequence) else [value]
+    return each * axes if len(each) == 1 else each

@@ -55,8 +55,9 @@ def load_weights(model: nn.Module, path: Path) -> str:
     """
     own = model.state_dict()
     state, taken = _unwrap(read_weights(path), f"--weights {path}", own)
-    state = _without_prefix(state, {key for key in own if not key.endswith(_OPTIONAL)})
-    found, wanted = _layout(state), _layout(own)
+    wanted = _layout(own)
+    state = _without_prefix(state, set(wanted))
+    found = _layout(state)
     if found != wanted:
         raise UsageError(f"{path} does not fit {type(model).__name__}: {describe(found, wanted)}")
     bad = _not_finite(state, _masks(model))
