@@ -40,13 +40,14 @@ class TestParity(doors.Parity):
 
 def test_the_first_callers_do_not_wait_for_the_compiler(program: Path, artifact: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", np.zeros((2, 3, 32, 32), np.float32))
-    first_two = {}
-    for how in ((), ("--cold",)):
-        answer = doors.call(program, artifact, tmp_path / "image.npy", "--repeat", "5", *how)
-        times = re.search(r"calls 1, 2, 3: ([\d.]+) ([\d.]+) ([\d.]+) ms", answer.output)
-        assert times, answer
-        first_two[how] = float(times[1]) + float(times[2])
-    assert first_two[()] < first_two[("--cold",)] / 2
+    first_two: dict[tuple[str, ...], list[float]] = {(): [], ("--cold",): []}
+    for _ in range(3):  # by turns: other tests run at the same time, and one of them may slow a single call down
+        for how, sums in first_two.items():
+            answer = doors.call(program, artifact, tmp_path / "image.npy", "--repeat", "5", *how)
+            times = re.search(r"calls 1, 2, 3: ([\d.]+) ([\d.]+) ([\d.]+) ms", answer.output)
+            assert times, answer
+            sums.append(float(times[1]) + float(times[2]))
+    assert min(first_two[()]) < min(first_two[("--cold",)]) / 2
 
 
 @pytest.mark.parametrize(("threads", "most"), [(1, 1), (2, 4)])
