@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from exporter.artifact import FILES, Artifact
-from exporter.dynamic import Dimension
 from exporter.errors import ArtifactError, OtherVersion, UsageError, VerificationFailed
 from exporter.judge import BATCHES, Judge
 from exporter.network import Network, draw
@@ -21,7 +20,7 @@ from exporter.parity import AGREEING, BULK, SLACK, Values, continuous, relative_
 from exporter.pipeline import check_seed, of_dtype
 from exporter.proof import Certificate, as_input, as_values, digest, prove
 from exporter.runtime import RUNTIMES, open_session
-from exporter.signature import Signature
+from exporter.signature import Dimension, Signature
 from exporter.sources import weights_sha256
 
 FLIPPED = 0.1
@@ -80,7 +79,7 @@ def verify(
         Judge(
             network,
             manifest["method"]["name"],
-            dimensions=[Dimension(**dimension) for dimension in manifest["dynamic"]],
+            dimensions=Dimension.of_manifest(manifest),
             seed=manifest["seed"] if seed is None else seed,
             batches=batches,
             skip=manifest["parity"]["skipped"],

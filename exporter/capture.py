@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
-from exporter.dynamic import Dimension, dimensions, fixed, fixed_at
+from exporter.dynamic import Refusal, dimensions, fixed, fixed_at
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
 from exporter.lines import bracketed, in_text, of_error
@@ -26,7 +26,7 @@ from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
 from exporter.rewritten import Rewritten
-from exporter.signature import ATTRIBUTION, BATCH, FLOATS, IMAGE, LOGITS, TARGET, Input, Signature
+from exporter.signature import ATTRIBUTION, BATCH, FLOATS, IMAGE, LOGITS, TARGET, Dimension, Input, Signature
 from exporter.sizes import known
 from exporter.uncollected import uncollected
 
@@ -190,16 +190,18 @@ def _fixed_batch_at(network: Network) -> str:
     return ""
 
 
-def _why(network: Network, name: str, other: int) -> str:
-    """Say what the network raises at another value of a varying size, and where; nothing if it runs."""
+def _why(network: Network, name: str, other: int) -> Refusal | None:
+    """Say what the network raises at another value of a varying size, and where; None if it runs."""
     signature = network.signature
     resized = tuple(_resized(signature, given, name, other) for given in signature.inputs)
     error = _run(network, draw(resized, 2, torch.Generator().manual_seed(0)))
     if not isinstance(error, Exception):
-        return ""
-    kept = [given.name for given, new in zip(signature.inputs, resized, strict=True) if given == new]
-    beside = f" while {' and '.join(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} shape" if kept else ""
-    return f"; at {other}{beside} it raises: {first_line(error)}{bracketed(of_error(error))}"
+        return None
+    kept = " and ".join(given.name for given, new in zip(signature.inputs, resized, strict=True) if given == new)
+    beside = f" while {kept} {'keep their' if ' and ' in kept else 'keeps its'} shape" if kept else ""
+    text = f"at {other}{beside} it raises: {first_line(error)}{bracketed(of_error(error))}"
+    by_rank = "Sizes vary in signals [N, L] and [N, C, L], images [N, C, H, W] and volumes [N, C, D, H, W]"
+    return Refusal(text, f"{by_rank}: give {kept} such a shape" if kept else "")
 
 
 @contextlib.contextmanager
@@ -265,6 +267,7 @@ def _own(name: str) -> str:
 
 def _dimensions(network: Network, inputs: Sequence[fx.Node]) -> tuple[Dimension, ...]:
     """Find out which values the varying sizes may have."""
+    explain = partial(_why, network)
     sizes: dict[str, list[torch.SymInt]] = {}
     for given, node in zip(network.signature.inputs, inputs, strict=True):
         for axis, name in network.signature.dynamic_axes(given).items():
@@ -272,10 +275,9 @@ def _dimensions(network: Network, inputs: Sequence[fx.Node]) -> tuple[Dimension,
             constant = known(value.shape[axis])
             if constant is not None:
                 asked = fixed_at(value.fake_mode.shape_env, constant)
-                raise UnsupportedModel(fixed(name, constant, _why(network, name, constant + 1), asked))
+                raise UnsupportedModel(fixed(name, constant, constant + 1, explain, asked))
             sizes.setdefault(name, []).append(value.shape[axis])
-
-    return dimensions(sizes, partial(_why, network))
+    return dimensions(sizes, explain)
 
 
 def _resized(signature: Signature, given: Input, name: str, size: int) -> Input:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sympy import Equality, Symbol, lambdify
@@ -22,7 +22,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from exporter.errors import UnsupportedModel
 from exporter.lines import of_frame
-from exporter.signature import BATCH
+from exporter.signature import BATCH, Dimension
 
 REACH = 4096
 """Sizes up to which guards are tried."""
@@ -35,35 +35,45 @@ NEARBY = 9
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """A size that may vary.
+class _Origin:
+    """Where a guard comes from: the user's line, or nothing, and whether it is about layout in memory only."""
+
+    line: str
+    of_layout: bool
+
+
+class Refusal(NamedTuple):
+    """What a network makes of a size that it does not take.
 
     Attributes:
-        name: Of :data:`exporter.signature.SIZES`.
-        min: The smallest value.
-        multiple_of: Values are ``min`` plus a multiple of this.
+        text: What it raises, at which size and line.
+        advice: What to do, where that is known.
     """
 
-    name: str
-    min: int = 1
-    multiple_of: int = 1
+    text: str
+    advice: str = ""
+
+
+Explain = Callable[[str, int], Refusal | None]
+"""Runs the network at another value of a size, ``(name, size)``: None where it takes it."""
 
 
 def dimensions(
-    sizes: Mapping[str, Sequence[torch.SymInt]], explain: Callable[[str, int], str] = lambda name, other: ""
+    sizes: Mapping[str, Sequence[torch.SymInt]], explain: Explain = lambda name, other: None
 ) -> tuple[Dimension, ...]:
     """Solve the guards of a capture for each varying size, the others held at the sample's.
 
     Args:
         sizes: Name -> the size, in each input that has it.
-        explain: Says why the network does not take another size: ``(name, size) -> text``.
+        explain: Says why the network does not take another size.
 
     Raises:
         UnsupportedModel: A size cannot vary.
     """
     hints = {size.node.expr: size.node.hint for group in sizes.values() for size in group}
     env = next(iter(sizes.values()))[0].node.shape_env
-    guards = {env.replace(guard.expr): _asked(guard) for guard in env.guards}  # sizes found equal, by one symbol
+    # Sizes found equal, by one symbol.
+    guards = {env.replace(guard.expr): _Origin(_asked(guard), _of_layout(guard)) for guard in env.guards}
     symbols = {name: {size.node.expr for size in group} for name, group in sizes.items()}
     names = {symbol: name for name, group in symbols.items() for symbol in group}
     _check_apart(symbols, env)
@@ -78,15 +88,16 @@ def dimensions(
 def _solve(
     name: str,
     symbols: Set[Any],
-    guards: Mapping[Any, str],
+    guards: Mapping[Any, _Origin],
     hints: Mapping[Any, int],
-    explain: Callable[[str, int], str],
+    explain: Explain,
     names: Mapping[Any, str],
 ) -> Dimension:
     """Try a size's values one by one; from the smallest good one on they must be evenly spaced, as far as we look.
 
     Where more of them are good (to a stride of 4 before windows of 4, 32 to 35 are 8, but 36 is 9), those that are
-    spaced evenly count, if the others are kept out by what must be equal.
+    spaced evenly count, if the others are kept out by what must be equal. They may end at a largest one, if the network
+    itself runs no further: one that adds a part of a table of positions is good for as many as the table has.
     """
     sample = next(hints[symbol] for symbol in symbols)
     about = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
@@ -107,23 +118,46 @@ def _solve(
         of_shapes = all(any(isinstance(guard, Equality) for guard in found) for found in out)
         steps = (step for step in range(2, WIDEST + 1) if good.issuperset(range(sample, reach + 1, step)))
         step = next(steps, 0) if of_shapes else 0
+    largest = None
     if step == 0:
+        about = {guard: holds for guard, holds in about.items() if not guards[guard].of_layout}
+        step, largest = _bounded([size for size in range(1, reach + 1) if holds(size)], sample, reach)
+    if step == 0 or (largest is not None and not explain(name, largest + step)):
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
-        guard = next((guard for guard in broken(other) if guards[guard]), None)
+        guard = next((guard for guard in broken(other) if guards[guard].line), None)
+        line = "" if guard is None else guards[guard].line
         why = explain(name, other)
         if guard is not None and not why and not isinstance(guard, Equality):
-            raise UnsupportedModel(_asks(guards[guard], _named(guard, names), f"a {name} of {other}"))
-        raise UnsupportedModel(fixed(name, sample, why, "" if guard is None else guards[guard]))
+            raise UnsupportedModel(_asks(f" at {line} whether {_named(guard, names)}", f"a {name} of {other}"))
+        if largest is not None and not why and not line:
+            raise UnsupportedModel(_asks(f" whether the {name} is at most {largest}", f"a {name} of {other}"))
+        raise UnsupportedModel(fixed(name, sample, other, explain, line))
     smallest = sample
     while smallest > step and holds(smallest - step):
         smallest -= step
-    return Dimension(name, smallest, step)
+    return Dimension(name, smallest, step, largest)
+
+
+def _bounded(good: Sequence[int], sample: int, reach: int) -> tuple[int, int | None]:
+    """Return how far apart a size's good values are, 0 if they are not evenly spaced, and the largest if there is one.
+
+    Args:
+        good: All that are, in order, the sample's among them.
+        sample: The sample's; from it on they must be evenly spaced.
+        reach: How far was looked: values that go that far have no largest.
+    """
+    around = good[max(good.index(sample) - 1, 0) :]
+    steps = {after - before for before, after in itertools.pairwise(around)}
+    if len(steps) != 1:
+        return 0, None
+    step = steps.pop()
+    return step, good[-1] if good[-1] + step <= reach else None
 
 
 def _check_together(
     found: Sequence[Dimension],
     symbols: Mapping[str, Set[Any]],
-    guards: Mapping[Any, str],
+    guards: Mapping[Any, _Origin],
     hints: Mapping[Any, int],
     names: Mapping[Any, str],
 ) -> None:
@@ -132,20 +166,20 @@ def _check_together(
     Small, as they are, large and far apart, and equal.
     """
     samples = {one.name: next(hints[symbol] for symbol in symbols[one.name]) for one in found}
-    asking = {guard: _compiled(guard) for guard, asked in guards.items() if asked}
+    asking = {guard: _compiled(guard) for guard, origin in guards.items() if origin.line}
     tried = []
     for one in found:
         larger = samples[one.name] + one.multiple_of * NEARBY
-        largest = REACH - (REACH - one.min) % one.multiple_of
+        largest = REACH - (REACH - one.min) % one.multiple_of if one.max is None else one.max
         every = (one.min, larger, largest, *samples.values(), *(other.min for other in found))
-        tried.append({size for size in every if size >= one.min and (size - one.min) % one.multiple_of == 0})
+        tried.append({size for size in every if one.allows(size)})
     for sizes in itertools.product(*map(sorted, tried)) if asking else ():
         at = dict(zip(samples, sizes, strict=True))
         values = {**hints, **{symbol: size for name, size in at.items() for symbol in symbols[name]}}
         for guard, holds in asking.items():
             if not holds(values):
                 where = ", ".join(f"{name} {size}" for name, size in at.items())
-                raise UnsupportedModel(_asks(guards[guard], _named(guard, names), where))
+                raise UnsupportedModel(_asks(f" at {guards[guard].line} whether {_named(guard, names)}", where))
 
 
 def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
@@ -161,7 +195,8 @@ def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
     guard = next((guard for guard in ties if _asked(guard)), None)
     if guard is None:
         raise UnsupportedModel(f"the network takes {', '.join(symbols)} that depend on each other only; let one vary")
-    raise UnsupportedModel(_asks(_asked(guard), f"{', '.join(symbols)} are to each other as here", "other sizes"))
+    question = f" at {_asked(guard)} whether {', '.join(symbols)} are to each other as here"
+    raise UnsupportedModel(_asks(question, "other sizes"))
 
 
 def _named(guard: Any, names: Mapping[Any, str]) -> str:
@@ -169,10 +204,10 @@ def _named(guard: Any, names: Mapping[Any, str]) -> str:
     return str(guard.xreplace({symbol: Symbol(name) for symbol, name in names.items()}))
 
 
-def _asks(line: str, question: str, where: str) -> str:
+def _asks(question: str, where: str) -> str:
     """Return the message about a question that a network asks of sizes."""
     return (
-        f"the network asks at {line} whether {question}, and takes another way at {where}: a graph has one way. "
+        f"the network asks{question}, and takes another way at {where}: a graph has one way. "
         "Let fewer sizes vary, or write that with torch.where."
     )
 
@@ -194,25 +229,45 @@ def _asked(guard: Any) -> str:
     return of_frame(frame) if isinstance(frame, traceback.FrameSummary) else ""
 
 
-def fixed(name: str, sample: int, why: str, asked: str = "") -> str:
+def _of_layout(guard: Any) -> bool:
+    """Tell whether a guard is about how a tensor lies in memory only, which changes no value."""
+    frame = guard.sloc.framework_loc
+    return isinstance(frame, traceback.FrameSummary) and frame.name in _LAYOUT
+
+
+_LAYOUT = {"check_contiguous_sizes_strides", "should_swap"}
+"""Functions of PyTorch in which it asks that: the part ``table[:, :length]`` is contiguous at full length."""
+
+
+def fixed(name: str, sample: int, other: int, explain: Explain, asked: str = "") -> str:
     """Return the message about a size that cannot vary.
 
     Args:
         name: Of the size.
         sample: Its value in the sample.
-        why: What happens at another value, where the network itself refuses it.
+        other: A value that it cannot have.
+        explain: Says what the network itself makes of other values.
         asked: The user's line that makes a constant of it, where that is known.
     """
+    why = explain(name, other)
     if asked and not why:
         return (
             f"--dynamic {name}: the network takes a {name} of {sample} only, for Python makes a plain number of it at "
             f"{asked}, as int(), float(), range() and comparisons do. Compute with //, math.floor, math.ceil or "
             "torch.sym_int, or leave this size out."
         )
+    advice = why.advice if why else ""
+    if not advice and why and sample > 1 and not explain(name, sample - 1):
+        advice = f"At {sample - 1} it runs: where {sample} is the largest {name}, give a smaller sample"
+    if not advice:
+        advice = (
+            "A linear layer after a flatten fixes the size, and so do a kernel as large as the input and a recurrent "
+            "layer; pool to a fixed size, as nn.AdaptiveAvgPool2d does"
+        )
+    raises = f"; {why.text}" if why else ""
     return (
-        f"--dynamic {name}: what was captured of the network is for a {name} of {sample} only{why}. A linear layer "
-        "after a flatten fixes the size, and so do a kernel as large as the input and a recurrent layer; pool to a "
-        "fixed size, as nn.AdaptiveAvgPool2d does, or leave this size out."
+        f"--dynamic {name}: what was captured of the network is for a {name} of {sample} only{raises}. {advice}, or "
+        "leave this size out."
     )
 
 

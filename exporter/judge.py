@@ -6,19 +6,18 @@ the artifact's own dtype, and for some samples in float64. :mod:`exporter.proof`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from exporter.dynamic import Dimension
 from exporter.errors import first_line
 from exporter.network import Network, copied, draw
 from exporter.parity import Values
 from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED
-from exporter.signature import BATCH, Input, Signature
+from exporter.signature import BATCH, Dimension, Input, Signature
 from exporter.together import Step
 
 NEAR_TIE = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-5}
@@ -250,27 +249,38 @@ def _near_tie(logits: Tensor, dtype: str) -> Tensor:
 def other_sizes(signature: Signature, dimensions: Sequence[Dimension]) -> list[tuple[Input, ...]]:
     """Return inputs of other image sizes: a little larger one way, then the other, and the smallest that is allowed.
 
-    The smallest may be too small for a network's kernels, so it is no smaller than half the sample.
+    The smallest may be too small for a network's kernels, so it is no smaller than half the sample. Where there is a
+    largest, it is tried too if it is no larger than twice the sample.
     """
     varying = {dimension.name: dimension for dimension in dimensions if dimension.name != BATCH}
-    growths = [{name: 1} for name in varying] + [dict.fromkeys(varying, -1)] * bool(varying)
-    found = []
-    for grow in growths:
+    changes: list[Mapping[str, Callable[[Dimension, int], int]]] = [{name: _larger} for name in varying]
+    changes += [dict.fromkeys(varying, _smallest), dict.fromkeys(varying, _largest)]
+    found: list[tuple[Input, ...]] = []
+    for change in changes:
         inputs = []
         for given in signature.inputs:
             shape = list(given.shape)
             for axis, name in signature.dynamic_axes(given).items():
-                if name in varying:
-                    shape[axis - 1] = _another(varying[name], shape[axis - 1], grow.get(name, 0))
+                if name in change:
+                    shape[axis - 1] = change[name](varying[name], shape[axis - 1])
             inputs.append(replace(given, shape=tuple(shape)))
-        if tuple(inputs) != signature.inputs:
+        if tuple(inputs) not in (signature.inputs, *found):
             found.append(tuple(inputs))
     return found
 
 
-def _another(dimension: Dimension, sample: int, grow: int) -> int:
-    """Return a size an odd number of steps above the sample's, or the smallest that is at least half of it."""
-    if grow >= 0:
-        return sample + grow * dimension.multiple_of * 3
+def _larger(dimension: Dimension, sample: int) -> int:
+    """Return a size an odd number of steps above the sample's, or the largest."""
+    larger = sample + dimension.multiple_of * 3
+    return larger if dimension.max is None else min(larger, dimension.max)
+
+
+def _smallest(dimension: Dimension, sample: int) -> int:
+    """Return the smallest size that is at least half the sample's."""
     steps = max(0, -(-(sample // 2 - dimension.min) // dimension.multiple_of))
     return dimension.min + steps * dimension.multiple_of
+
+
+def _largest(dimension: Dimension, sample: int) -> int:
+    """Return the largest size, or the sample's own where it is far above."""
+    return sample if dimension.max is None or dimension.max > 2 * sample else dimension.max

@@ -76,7 +76,7 @@ def describe(
             {"name": LOGITS, "dtype": str(logits.dtype).removeprefix("torch."), "shape": [BATCH, classes]},
             *(_tensor(name, given, signature) for name, given in zip(signature.attributions, attributed, strict=True)),
         ],
-        "dynamic": [asdict(dimension) for dimension in explicit.dimensions],
+        "dynamic": [dimension.to_json() for dimension in explicit.dimensions],
         "seed": certificate.seed,
         "opset": opset if "onnx" in files else None,
         "optimize_for": optimize_for if "onnx" in files else None,

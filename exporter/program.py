@@ -19,10 +19,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, m
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from exporter.dynamic import Dimension, implied
+from exporter.dynamic import implied
 from exporter.elementwise import Elementwise, looks_like
 from exporter.errors import UnsupportedOp
-from exporter.signature import BATCH, TARGET, size_name
+from exporter.signature import BATCH, TARGET, Dimension, size_name
 from exporter.uncollected import uncollected
 
 SCOPE = "saliport.scope"

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from exporter import cuda
 from exporter.artifact import Artifact
 from exporter.errors import ArtifactError, UsageError
-from exporter.signature import IMAGE, TARGET, Input, Signature
+from exporter.signature import IMAGE, TARGET, Dimension, Input, Signature
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,7 @@ class Session:
         attributed: Those of them that have an attribution.
         classes: How many there are, where the runtime does not refuse another target by itself.
         signature: What the inputs must be like, where that is known: else the runtime says what does not fit.
+        dimensions: Which values the sizes that may vary have, where that is known.
     """
 
     def __init__(self, run: Run, inputs: Sequence[str] = (IMAGE,), attributed: Sequence[str] = (IMAGE,)) -> None:
@@ -69,6 +70,7 @@ class Session:
         self.attributed = tuple(attributed)
         self.classes: int | None = None
         self.signature: Signature | None = None
+        self.dimensions: Sequence[Dimension] = ()
 
     def __call__(self, image: ArrayLike | Mapping[str, ArrayLike], target: int | ArrayLike = PREDICTED) -> Explanation:
         """Predict and explain a batch.
@@ -85,7 +87,7 @@ class Session:
         arrays = [np.ascontiguousarray(array) for array in self._in_order(image)]
         if self.signature is not None:
             for given, array in zip(self.signature.inputs, arrays, strict=True):
-                _check(given, array, self.signature)
+                _check(given, array, self.signature, self.dimensions)
         target = np.asarray(target)
         if not np.issubdtype(target.dtype, np.integer):
             raise UsageError(f"target has dtype {target.dtype}; classes are integers")
@@ -115,7 +117,7 @@ class Session:
         return [image[name] for name in self.inputs]
 
 
-def _check(given: Input, array: Array, signature: Signature) -> None:
+def _check(given: Input, array: Array, signature: Signature, dimensions: Sequence[Dimension]) -> None:
     """Refuse an array of another dtype or shape than an input has."""
     if array.dtype != given.dtype:
         raise UsageError(f"{given.name} has dtype {array.dtype}; the artifact takes {given.dtype}")
@@ -126,6 +128,9 @@ def _check(given: Input, array: Array, signature: Signature) -> None:
     if not fits:
         wanted = ", ".join(str(varying.get(axis, size)) for axis, size in enumerate((0, *given.shape)))
         raise UsageError(f"{given.name} has shape {list(array.shape)}; the artifact takes [{wanted}]")
+    for dimension in dimensions:
+        if not all(dimension.allows(array.shape[axis]) for axis, name in varying.items() if name == dimension.name):
+            raise UsageError(f"{given.name} has shape {list(array.shape)}; the artifact takes a {dimension}")
 
 
 def load(
@@ -156,7 +161,7 @@ def load(
     signature = Signature.of_manifest(artifact.manifest)
     classes = artifact.manifest["outputs"][0]["shape"][1]
     session = open_session(path, runtime, signature.inputs, threads=threads, device=device, classes=classes)
-    session.signature = signature
+    session.signature, session.dimensions = signature, Dimension.of_manifest(artifact.manifest)
     return session
 
 

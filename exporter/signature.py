@@ -8,7 +8,7 @@ from __future__ import annotations
 import keyword
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from exporter.errors import ArtifactError, UsageError
@@ -28,6 +28,56 @@ channels, ``[N, F]`` are features, unless there are as many as the signal is lon
 
 SIZES = (BATCH, *AXES)
 """Names of the sizes that may vary."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A size that may vary.
+
+    Attributes:
+        name: Of :data:`SIZES`.
+        min: The smallest value.
+        multiple_of: Values are ``min`` plus a multiple of this.
+        max: The largest value, or None where there is none.
+    """
+
+    name: str
+    min: int = 1
+    multiple_of: int = 1
+    max: int | None = None
+
+    def allows(self, size: int) -> bool:
+        """Tell whether a value is one that the graph is good for."""
+        above = self.max is not None and size > self.max
+        return size >= self.min and (size - self.min) % self.multiple_of == 0 and not above
+
+    def __str__(self) -> str:
+        """Return the allowed values in words, such as ``height from 8 to 64, 8 plus a multiple of 4``."""
+        most = "" if self.max is None else f" to {self.max}"
+        step = "" if self.multiple_of == 1 else f", {self.min} plus a multiple of {self.multiple_of}"
+        return f"{self.name} from {self.min}{most}{step}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's entry."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> tuple[Dimension, ...]:
+        """Read the sizes that may vary back from an artifact's manifest.
+
+        Raises:
+            ArtifactError: The manifest's entries are not what they should be.
+        """
+        try:
+            found = tuple(cls(**entry) for entry in manifest["dynamic"])
+            sizes = [
+                size for one in found for size in (one.min, one.multiple_of, one.min if one.max is None else one.max)
+            ]
+            if not all(isinstance(size, int) and size >= 1 for size in sizes):
+                raise ValueError("whole numbers from 1 are allowed")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"the manifest is damaged: its dynamic sizes cannot be read ({error!r})") from error
+        return found
 
 
 def size_name(rank: int, axis: int) -> str:

@@ -117,6 +117,128 @@ def test_signals_and_volumes_of_other_sizes(name: str, tmp_path: Path) -> None:
             assert np.linalg.norm(one - wanted.numpy()) < 1e-5 * np.linalg.norm(wanted)
 
 
+class Positions(nn.Module):
+    """Adds a part of a table of positions to every second step of a signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv1d(2, 4, 3, padding=1), nn.Linear(4, 3)
+        self.table = nn.Parameter(torch.randn(1, 4, 20))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x).relu()[:, :, ::2]
+        return self.head((x + self.table[:, :, : x.shape[-1]]).relu().mean(2))
+
+
+class Causal(nn.Module):
+    """Lets steps see those before them, by a part of a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(2, 4), nn.Linear(4, 3)
+        self.register_buffer("mask", torch.ones(20, 20).tril() == 0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x.transpose(1, 2)).relu()
+        length = x.size(1)
+        seen = (x @ x.transpose(1, 2)).masked_fill(self.mask[:length, :length], float("-inf"))
+        return self.head((seen.softmax(-1) @ x).relu().mean(1))
+
+
+class Patches(nn.Module):
+    """Crops a table of positions to the patches that an image has, 4x4 pixels each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(2, 4, 4, stride=4), nn.Linear(4, 3)
+        self.table = nn.Parameter(torch.randn(1, 4, 5, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head((x + self.table[:, :, : x.shape[2], : x.shape[3]]).relu().mean((2, 3)))
+
+
+class Short(nn.Module):
+    """Refuses long signals itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] > 14:
+            raise ValueError("too long")
+        return x.relu().mean(2)
+
+
+TABLES = {
+    "positions": (Positions, (2, 12), [("length", 1, 1, 40)]),
+    "mask": (Causal, (2, 12), [("length", 1, 1, 20)]),
+    "patches": (Patches, (2, 16, 16), [("height", 4, 1, 23), ("width", 4, 1, 19)]),
+    "refusal": (Short, (2, 12), [("length", 1, 1, 14)]),
+}
+"""Name -> factory, shape of the sample, and name, smallest, step and largest of each size that varies."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_largest_size(name: str, tmp_path: Path) -> None:
+    factory, shape, expected_bounds = TABLES[name]
+    torch.manual_seed(0)
+    model = factory().eval()
+    dynamic = ("batch", *(size for size, *_ in expected_bounds))
+    artifact = exporter.export(model, shape, tmp_path / "a", dynamic=dynamic)
+    bounds = [
+        tuple(one.get(key) for key in ("name", "min", "multiple_of", "max")) for one in artifact.manifest["dynamic"]
+    ]
+    assert bounds == [("batch", 1, 1, None), *expected_bounds]
+    jsonschema.validate(json.loads((tmp_path / "a" / "manifest.json").read_text()), json.loads(SCHEMA_FILE.read_text()))
+    again = exporter.verify(tmp_path / "a", model)
+    assert again.to_json()["cases"] == artifact.manifest["parity"]["cases"]
+
+    largest = (2, 2, *(most for *_, most in expected_bounds))
+    tried = [case["image"] for case in artifact.manifest["parity"]["cases"]]
+    assert any(case[2:] == list(largest[2:]) for case in tried) == (name != "positions")  # there it is far off
+    network = Network(model.double(), Signature((Input("image", shape),)))
+    runtimes = [exporter.load(tmp_path / "a", runtime) for runtime in ("onnxruntime", "torchscript")]
+    for sizes in (largest, (2, 2, *(least + 2 for _, least, *_ in expected_bounds))):
+        images = torch.randn(sizes, generator=torch.Generator().manual_seed(1)).double()
+        logits, expected = attribute(network, images, torch.tensor([-1, 1]), "guided")
+        assert np.linalg.norm(expected) > 0
+        for runtime in runtimes:
+            found = runtime(images.numpy().astype(np.float32), [-1, 1])
+            np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-5)
+            assert np.linalg.norm(found.attribution - expected.numpy()) < 1e-5 * np.linalg.norm(expected)
+
+    size, least, _, most = expected_bounds[0]
+    allowed = rf"image has shape .*; the artifact takes a {size} from {least} to {most}$"
+    for wrong in (most + 1, least - 1):
+        other = np.zeros((1, 2, wrong, *shape[2:]), np.float32)
+        for runtime in runtimes:
+            with pytest.raises(exporter.UsageError, match=allowed):
+                runtime(other)
+
+
+def test_a_sample_of_the_largest_size_says_to_take_a_smaller_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        exporter.UnsupportedModel, match=r"at 21 it raises: .*At 19 it runs: where 20 is the largest le"
+    ):
+        exporter.export(Causal(), (2, 20), tmp_path / "a", dynamic=("batch", "length"))
+
+
+class Centred(nn.Module):
+    """Takes the middle of a table: for more than it has, one place of it stands for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 2, 20))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        start = (20 - x.shape[-1]) // 2
+        return (x + self.table[:, :, start : start + x.shape[-1]]).relu().mean(2)
+
+
+def test_a_network_that_goes_on_in_another_way_has_no_largest_size(tmp_path: Path) -> None:
+    message = r"asks whether the length is at most 20, and takes another way at a length of 21: a graph has one way"
+    with pytest.raises(exporter.UnsupportedModel, match=message):
+        exporter.export(Centred(), (2, 12), tmp_path / "a", dynamic=("batch", "length"))
+
+
 class Recurrent(nn.Module):
     """Goes over a signal step by step, each an operator of its own."""
 

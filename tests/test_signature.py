@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import exporter
 from exporter import Input
 from exporter.network import Network, draw
-from exporter.signature import Signature
+from exporter.signature import Dimension, Signature
 from tests import networks
 
 INPUTS = (Input("left", (1, 6, 6)), Input("right", (5,)), Input("mask", (4,), "int64"))
@@ -48,6 +48,36 @@ def test_several_inputs(siamese: exporter.Artifact, runtime: str) -> None:
     assert list(found.attribution) == ["left", "right"]
     for rows, wanted in zip(found.attribution.values(), expected, strict=True):
         np.testing.assert_allclose(rows, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"name": "length", "min": 0},
+        {"name": "length", "min": 1, "multiple_of": 0},
+        {"name": "length", "min": 1, "max": "9"},
+        {"name": "length", "least": 1},
+        "length",
+    ],
+)
+def test_damaged_sizes_are_refused(entry: object) -> None:
+    with pytest.raises(exporter.ArtifactError, match="the manifest is damaged: its dynamic sizes cannot be read"):
+        Dimension.of_manifest({"dynamic": [{"name": "batch"}, entry]})
+
+
+@pytest.mark.parametrize(
+    ("dimension", "allowed", "words"),
+    [
+        (Dimension("length", 3, 1, 6), [3, 4, 5, 6], "length from 3 to 6"),
+        (Dimension("height", 4, 3, 10), [4, 7, 10], "height from 4 to 10, 4 plus a multiple of 3"),
+        (Dimension("width", 5, 2), [5, 7, 9, 11], "width from 5, 5 plus a multiple of 2"),
+    ],
+)
+def test_which_sizes_are_allowed(dimension: Dimension, allowed: list[int], words: str) -> None:
+    assert [size for size in range(12) if dimension.allows(size)] == allowed
+    assert str(dimension) == words
+    assert Dimension.of_manifest({"dynamic": [dimension.to_json()]}) == (dimension,)
 
 
 def test_the_manifest_of_several_inputs(siamese: exporter.Artifact) -> None:

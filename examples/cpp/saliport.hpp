@@ -403,7 +403,7 @@ class Manifest {
     if (!fits) throw Error(Kind::bad_input, given + "; the artifact takes " + takes());
     for (std::size_t i = 0; i < shape.size(); ++i) {
       const Dimension& dimension = dimensions_[i];
-      if (!dimension.name.empty() && (shape[i] < dimension.min || (shape[i] - dimension.min) % dimension.multiple_of))
+      if (!dimension.name.empty() && !dimension.allows(shape[i]))
         throw Error(Kind::bad_input, given + "; its " + dimension.name + " must be " + dimension.text());
     }
     std::int64_t values = 1;
@@ -448,10 +448,14 @@ class Manifest {
   struct Dimension {
     std::string name;  // empty: the size is fixed
     std::int64_t size, min, multiple_of;
+    std::int64_t max = std::numeric_limits<std::int64_t>::max();
 
+    bool allows(std::int64_t value) const { return value >= min && value <= max && (value - min) % multiple_of == 0; }
     std::string text() const {
       const std::string least = std::to_string(min);
-      return multiple_of == 1 ? "at least " + least : least + " plus a multiple of " + std::to_string(multiple_of);
+      const std::string most =
+          max == std::numeric_limits<std::int64_t>::max() ? "" : ", at most " + std::to_string(max);
+      return (multiple_of == 1 ? "at least " + least : least + " plus a multiple of " + std::to_string(multiple_of)) + most;
     }
   };
   struct File {
@@ -528,15 +532,16 @@ class Manifest {
     constexpr std::int64_t largest = std::numeric_limits<std::int64_t>::max();
     for (const detail::Node& size : shape.items()) {
       if (!size.is_text()) {
-        dimensions_.push_back({"", size.integer(1, largest), 0, 0});
+        dimensions_.push_back({"", size.integer(1, largest), 0, 1});
         continue;
       }
       bool known = false;
       for (const detail::Node& entry : dynamic.items()) {
         if (entry["name"].text() != size.text()) continue;
         known = true;
-        dimensions_.push_back(
-            {size.text(), -1, entry["min"].integer(1, largest), entry["multiple_of"].integer(1, largest)});
+        const std::int64_t min = entry["min"].integer(1, largest);
+        const std::int64_t most = entry.has("max") ? entry["max"].integer(min, largest) : largest;
+        dimensions_.push_back({size.text(), -1, min, entry["multiple_of"].integer(1, largest), most});
         break;
       }
       if (!known) throw size.damaged("is " + detail::quoted(size.text()) + ", which dynamic does not describe");

@@ -91,12 +91,12 @@ class Explainer:
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         """Tell whether a shape is one that the graph is good for; a name in the manifest's is a size that varies."""
-        limits = {size["name"]: (size["min"], size["multiple_of"]) for size in self.manifest["dynamic"]}
+        limits = {size["name"]: size for size in self.manifest["dynamic"]}
         if len(shape) != len(self.image["shape"]):
             return False
         for size, wanted in zip(shape, self.image["shape"], strict=True):
-            least, step = limits.get(wanted, (wanted, 0))
-            if size != least and (step == 0 or size < least or (size - least) % step):
+            limit = limits.get(wanted, {"min": wanted, "multiple_of": 1, "max": wanted})
+            if not limit["min"] <= size <= limit.get("max", size) or (size - limit["min"]) % limit["multiple_of"]:
                 return False
         return True
 

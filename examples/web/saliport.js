@@ -284,7 +284,8 @@ function checkManifest({ files, inputs, outputs, dynamic }) {
   if (!isSize(bytes) || !/^[0-9a-f]{64}$/.test(sha256)) {
     throw damaged("it does not say how long model.onnx is, or its hash");
   }
-  if (!Array.isArray(dynamic) || !dynamic.every((size) => isSize(size?.min) && isSize(size.multiple_of))) {
+  const isRule = (size) => isSize(size?.min) && isSize(size.multiple_of) && isSize(size.max ?? size.min);
+  if (!Array.isArray(dynamic) || !dynamic.every(isRule)) {
     throw damaged("its dynamic sizes cannot be read");
   }
   for (const tensors of [inputs, outputs]) {
@@ -331,7 +332,8 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
   for (const [axis, size] of shape.entries()) {
     const rule = dynamic.find((entry) => entry.name === size);
     if (!fits(dims[axis], size, dynamic)) {
-      const which = rule ? `, its ${size} ${rule.min} plus a multiple of ${rule.multiple_of}` : "";
+      const most = rule?.max === undefined ? "" : `, at most ${rule.max}`;
+      const which = rule ? `, its ${size} ${rule.min} plus a multiple of ${rule.multiple_of}${most}` : "";
       throw wrong(`has shape [${dims.join(", ")}]; it must be ${wanted}${which}`);
     }
   }
@@ -347,7 +349,7 @@ function checkTensor({ name, dtype, shape }, tensor, batch, dynamic) {
 export function fits(found, size, dynamic) {
   const rule = dynamic.find((entry) => entry.name === size);
   const steps = rule ? (found - rule.min) / rule.multiple_of : 0;
-  return isSize(found) && (rule ? steps >= 0 && Number.isInteger(steps) : found === size);
+  return isSize(found) && (rule ? steps >= 0 && Number.isInteger(steps) && !(found > rule.max) : found === size);
 }
 
 function checkTargets(target, batch, classes) {

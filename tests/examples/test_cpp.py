@@ -256,6 +256,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         'inputs[0].shape[2] is "depth", which dynamic does not describe',
     ),
     "a step of zero": (_say("dynamic", 0, "multiple_of", value=0), "bad_manifest", "dynamic[0].multiple_of is not a"),
+    "a largest below the least": (_say("dynamic", 0, "max", value=0), "bad_manifest", "dynamic[0].max is not a"),
     "more classes": (_say("outputs", 0, "shape", value=["batch", 6]), "bad_manifest", "inputs[1].range is not that"),
     "a range without -1": (_say("inputs", 1, "range", value=[0, 4]), "bad_manifest", "inputs[1].range[0] is not a"),
     "too few names": (_say("model", "classes", value=["a"]), "bad_manifest", "model.classes does not name every class"),
@@ -411,6 +412,14 @@ def test_what_is_wrong_with_a_call_is_named(ask: Path, arts: Path, name: str) ->
     assert answer.status == 0, answer
     assert re.fullmatch(rf"{kind}: [^\n]+\n", answer.output), answer
     assert text in answer.output
+
+
+def test_a_largest_size_is_the_manifest_s(ask: Path, arts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(arts / "dynamic", tmp_path / "bounded")
+    _say("dynamic", 1, "max", value=10)(folder)
+    assert doors.call(ask, folder, "1,3,10,8").output.startswith("fine")
+    answer = doors.call(ask, folder, "1,3,12,8").output
+    assert "its height must be 4 plus a multiple of 2, at most 10" in answer
 
 
 def test_options_are_checked(ask: Path, arts: Path) -> None:

@@ -241,10 +241,12 @@ def test_varying_sizes_are_those_of_the_manifest(example: ModuleType, artifact: 
     explainer.manifest["dynamic"] = [
         {"name": "batch", "min": 1, "multiple_of": 1},
         {"name": "height", "min": 8, "multiple_of": 4},
+        {"name": "width", "min": 30, "multiple_of": 1, "max": 33},
     ]
-    explainer.image["shape"] = ["batch", 3, "height", 32]
+    explainer.image["shape"] = ["batch", 3, "height", "width"]
     sizes = [height for height in range(40) if explainer._fits((2, 3, height, 32))]
     assert sizes == [8, 12, 16, 20, 24, 28, 32, 36]
+    assert [width for width in range(40) if explainer._fits((2, 3, 8, width))] == [30, 31, 32, 33]
 
 
 def damaged(artifact: Path, folder: Path, change) -> Path:

@@ -202,6 +202,10 @@ def test_calls_may_overlap_and_targets_come_in_many_forms(calls: dict[str, Any])
     assert calls["distinct"]
 
 
+def test_sizes_that_may_vary_are_those_of_the_manifest(calls: dict[str, Any]) -> None:
+    assert calls["fitting"] == [[8, 12, 16, 20, 24, 28, 32, 36], [8, 12, 16, 20]]
+
+
 def test_a_caller_may_use_one_buffer_for_calls_that_overlap(calls: dict[str, Any]) -> None:
     assert calls["refilled"] == [True] * 3
 
