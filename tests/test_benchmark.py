@@ -21,6 +21,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 from exporter import reference
 from exporter.sources import resolve
@@ -28,8 +29,9 @@ from scripts import benchmark
 from scripts.benchmarking import bars, files, measure, networks, plan, plots, processes, report, timing, worker
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.bars import Bar
+from scripts.benchmarking.guided import guided, has_functional_rectifiers
 from scripts.benchmarking.measure import Effort
-from scripts.benchmarking.plan import BY_HAND, PARTS, Case, axes, cases
+from scripts.benchmarking.plan import BY_HAND, CPU_PARTS, CUDA_PARTS, Case, axes, cases
 from scripts.benchmarking.profiling import nodes
 from scripts.benchmarking.records import Record, Records
 from scripts.benchmarking.tables import Table
@@ -281,6 +283,42 @@ def test_torch_compile_has_the_map_of_live_autograd(spec: str) -> None:
     assert attribution.any()
 
 
+class Functional(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("rectifier", "functional"), [(nn.ReLU(inplace=True), False), (nn.ReLU6(), False), (Functional(), True)]
+)
+def test_guided_autograd_has_the_map_of_the_judge(rectifier: nn.Module, functional: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), rectifier, nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)
+    )
+    images, target = 9 * torch.randn(2, 3, SIDE, SIDE), torch.tensor([0, 2])
+    network(images)
+    twin = guided(network.requires_grad_(False))
+    expected = reference.live(network, images, target, "guided")
+    logits, attribution = c.differentiate(twin, images, target)
+    torch.testing.assert_close(logits, expected[0])
+    assert (c.difference(attribution, expected[1][0].numpy()) > 1e-6) == functional
+    assert has_functional_rectifiers(twin, images) == functional
+    assert twin[0].weight is network[0].weight
+
+
+def test_functional_rectifiers_are_left_to_the_judge(tmp_path: Path) -> None:
+    (tmp_path / "functional.py").write_text(
+        "from torch import nn\nfrom tests.test_benchmark import Functional\n"
+        "def make():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), Functional(), nn.Flatten(), nn.Linear(288, 3))\n"
+    )
+    setting = c.Setting(f"{tmp_path / 'functional.py'}:make", (3, SIDE, SIDE), 2, 1, "cpu", {})
+    _, attribution = c.EVERYONE[c.LIVE].open(setting)()
+    expected = reference.live(setting.network, *setting.tensors, "guided")[1][0]
+    assert attribution.any()
+    torch.testing.assert_close(attribution, expected)
+
+
 def test_the_graph_by_hand_has_the_map_of_live_autograd(tmp_path: Path) -> None:
     files.prepare(BY_HAND, plan.SIDE, files.BY_HAND, tmp_path)
     file = files.onnx_file(BY_HAND, plan.SIDE, files.BY_HAND, tmp_path)
@@ -442,6 +480,7 @@ def test_other_sizes_and_threads_have_no_bars(tmp_path: Path) -> None:
     records.put(record(Case("speed", "resnet18", 1, 96), result))
     records.put(record(Case("speed", "resnet18", 1, 224, 2), result))
     assert bars.findings(records) == []
+    assert bars.columns(records) == ("fast", "slow"), "small images do not tell how fast a machine is"
 
 
 # -- records and reports ---------------------------------------------------------------------------------------
@@ -528,7 +567,9 @@ def test_reports_are_made_of_the_file_alone(full: Records, tmp_path: Path, monke
         "| resnet152 | 1.0 | 2.0 | 2.00 |  |  |  |",
         "| grad-cam: resnet18, batch 1, 224x224, 1 thread(s) | torchvision is not installed here |",
         "| speed: resnet18, batch 8, 224x224, 1 thread(s): OpenVINO: artifact | openvino is not installed here |",
-        f"| cuda: {PARTS['cuda']} | not run |",
+        "| speed: resnet18, batch 8, 224x224, 1 thread(s): Captum, channels last | not measured |",
+        "| session: resnet50, batch 8, 224x224, 1 thread(s) | not run |",
+        "| rounds | 3 | 3 |",
         "- `python scripts/benchmark.py`",
     ):
         assert line in lines, line
@@ -541,12 +582,26 @@ def test_reports_are_made_of_the_file_alone(full: Records, tmp_path: Path, monke
     assert lines.index("## Artifacts beside others: batch 1") < lines.index("## Milliseconds: batch 1")
 
 
-def test_a_report_of_nothing(tmp_path: Path) -> None:
-    result = CliRunner().invoke(benchmark.main, ["--report-only", "--output", str(tmp_path)], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert all(
-        f"| {part}: {words} | not run |" in (tmp_path / "README.md").read_text() for part, words in PARTS.items()
-    )
+def test_what_was_not_run_is_named(tmp_path: Path) -> None:
+    """On a page of a CPU what needs none, on one of a GPU what needs one."""
+    records = Records(tmp_path / "results.json")
+    rows = report.missing_table(records).rows
+    assert {words.partition(":")[0] for words, _ in rows} == set(CPU_PARTS)
+    assert ["speed: vgg16, batch 8, 224x224, 1 thread(s)", "not run"] in rows
+    records.put(record(Case("cuda", "resnet18", 1, 224, 0, "cuda"), race(YARDSTICK=[1.0])))
+    rows = report.missing_table(records).rows
+    assert ["cuda: resnet18, batch 32, 224x224, a GPU", "not run"] in rows
+    assert {words.partition(":")[0] for words, _ in rows} == set(CUDA_PARTS)
+
+
+@pytest.mark.parametrize(
+    ("ms", "met"), [([22.0, 22.5, 23.0], "bar ±"), ([22.0, 22.5, 22.5], "bar"), ([26.0], "**no**")]
+)
+def test_a_verdict_that_quartiles_share_is_marked_otherwise(ms: list[float], met: str, tmp_path: Path) -> None:
+    records = Records(tmp_path / "results.json")
+    records.put(record(Case("speed", "resnet18"), race(YARDSTICK=[10.0] * len(ms), ARTIFACT=ms)))
+    (row,) = report.bar_table(records).rows
+    assert row[-1] == met
 
 
 def test_plots_have_no_dates(full: Records, tmp_path: Path) -> None:

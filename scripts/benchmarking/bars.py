@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from scripts.benchmarking import contenders as c
-from scripts.benchmarking.plan import SIDE
+from scripts.benchmarking.plan import SIDE, Case
 from scripts.benchmarking.records import Record, Records
 from scripts.benchmarking.timing import Spread
 
@@ -138,6 +138,11 @@ class Finding:
         """``goal``, ``bar`` or ``no``: by the median, not rounded; no time is good enough for a wrong map."""
         return "no" if self.wrong else self.bar.verdict(self.measured.median)
 
+    @property
+    def decided(self) -> bool:
+        """Whether the quartiles have the median's verdict."""
+        return self.wrong or {self.bar.verdict(one) for one in vars(self.measured).values()} == {self.verdict}
+
 
 IN_BATCHES = ("speed", "by-hand", "session")
 """Parts whose cases differ in their batch."""
@@ -148,7 +153,7 @@ def columns(records: Records) -> tuple[str, ...]:
     found = [
         median(record.result["contenders"][c.YARDSTICK]["round_ms"])
         for record in records.of("speed")
-        if not record.missing and record.case.name == "resnet18" and (record.case.batch, record.case.threads) == (1, 1)
+        if not record.missing and record.case == Case("speed", "resnet18")
     ]
     if found and found[0] <= FAST:
         return ("fast",)
@@ -168,7 +173,7 @@ def _found(bar: Bar, records: Records) -> Iterator[Finding]:
         for record in records.of(part):
             if record.missing or (bar.models and record.case.name not in bar.models):
                 continue
-            if part in IN_BATCHES and (record.case.side, record.case.threads) != (SIDE, 1):
+            if record.case.side != SIDE or (part in IN_BATCHES and record.case.threads != 1):
                 continue
             measured = figure(bar, record)
             if measured is not None:
@@ -209,12 +214,11 @@ def _session(bar: Bar, record: Record) -> Spread | None:
 
 
 def peak_ratio(record: Record, above: str, below: str) -> Spread | None:
-    """Return the ratio of two sessions' peak memory, each divided by the other's median."""
+    """Return the ratio of two sessions' peak memory, of each process to each of the other's."""
     runs = [record.result["contenders"].get(name, {}).get("runs") for name in (above, below)]
     if not all(runs):
         return None
-    over = median(run["peak_mib"] for run in runs[1])
-    return Spread.of([run["peak_mib"] / over for run in runs[0]])
+    return Spread.of([over["peak_mib"] / under["peak_mib"] for over in runs[0] for under in runs[1]])
 
 
 def _export(bar: Bar, record: Record) -> Spread | None:

@@ -53,8 +53,8 @@ class Setting:
 
     @cached_property
     def target(self) -> np.ndarray:
-        """A class for each image, named and not predicted: the peers cannot do without."""
-        return np.arange(self.batch)
+        """The first class, which every network has: named and not predicted, for the peers cannot do without."""
+        return np.zeros(self.batch, np.int64)
 
     @cached_property
     def tensors(self) -> tuple[Any, Any]:
@@ -274,6 +274,20 @@ def _eager(setting: Setting) -> Call:
     return call
 
 
+def _traced(setting: Setting) -> Call:
+    """Freeze a trace of the forward pass, as the artifact's module is frozen."""
+    import torch
+
+    images, _ = setting.tensors
+    module = torch.jit.freeze(torch.jit.trace(setting.network, images))
+
+    def call() -> tuple[Any, Any]:
+        with torch.inference_mode():
+            return module(images), None
+
+    return call
+
+
 def _torchscript(setting: Setting) -> Call:
     import torch
 
@@ -292,15 +306,30 @@ def _torchscript(setting: Setting) -> Call:
 
 
 def _live(setting: Setting) -> Call:
+    """Differentiate with guided functions in place of modules; functional rectifiers are left to the proofs' judge."""
     from exporter import reference
+    from scripts.benchmarking.guided import guided, has_functional_rectifiers
 
-    network, (images, target) = setting.network, setting.tensors
+    network, (images, target) = guided(setting.network), setting.tensors
 
     def call() -> tuple[Any, Any]:
-        logits, (attribution,), _ = reference.live(network, images, target, "guided", count=False)
+        return differentiate(network, images, target)
+
+    def judge() -> tuple[Any, Any]:
+        logits, (attribution,), _ = reference.live(setting.network, images, target, "guided", count=False)
         return logits, attribution
 
-    return call
+    return judge if has_functional_rectifiers(network, images) else call
+
+
+def differentiate(network: Any, images: Any, target: Any) -> tuple[Any, Any]:
+    """Return the logits, and the gradient of each image's target by autograd."""
+    import torch
+
+    leaf = images.detach().requires_grad_()
+    logits = network(leaf)
+    (attribution,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), leaf)
+    return logits.detach(), attribution
 
 
 def _captum(channels_last: bool) -> Callable[[Setting], Call]:
@@ -343,43 +372,21 @@ def _grad_cam(setting: Setting) -> Call:
 
 
 def compiled_autograd(setting: Setting, **how: Any) -> Call:
-    """Let torch.compile have both passes of live autograd, a guided function in place of each ``nn.ReLU``.
+    """Let torch.compile have both passes of autograd, with guided functions in place of modules.
 
     Args:
         setting: What contenders are given.
         how: ``mode`` or ``backend`` of torch.compile.
     """
     import torch
-    from torch import nn
 
-    class Guided(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Any) -> Any:
-            y = x.clamp(min=0)
-            ctx.save_for_backward(y)
-            return y
+    from scripts.benchmarking.guided import guided
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            (y,) = ctx.saved_tensors
-            return grads[0].clamp(min=0) * (y > 0)
-
-    class GuidedReLU(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return Guided.apply(x)
-
-    network = copy.deepcopy(setting.network)
-    rectifiers = [name for name, module in network.named_modules() if isinstance(module, nn.ReLU)]
-    for name in rectifiers:
-        network.set_submodule(name, GuidedReLU())
-    compiled = torch.compile(network, **how)
+    compiled = torch.compile(guided(setting.network), **how)
     images, target = setting.tensors
 
     def call() -> tuple[Any, Any]:
-        leaf = images.detach().requires_grad_()
-        logits = compiled(leaf)
-        (attribution,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), leaf)
-        return logits.detach(), attribution
+        return differentiate(compiled, images, target)
 
     return call
 
@@ -389,9 +396,10 @@ ARTIFACT = "onnxruntime: artifact"
 ARTIFACT_FINITE = "onnxruntime: artifact for finite values"
 YARDSTICK_LEAN = "onnxruntime, no memory pattern: forward only"
 ARTIFACT_LEAN = "onnxruntime, no memory pattern: artifact"
+TORCHSCRIPT_YARDSTICK = "TorchScript: forward only"
 TORCHSCRIPT = "TorchScript: artifact"
 EAGER = "eager: forward only"
-LIVE = "eager: live autograd"
+LIVE = "eager: guided autograd"
 CAPTUM = "Captum GuidedBackprop"
 CAPTUM_LAST = "Captum, channels last"
 GRAD_CAM = "pytorch-grad-cam"
@@ -424,6 +432,7 @@ EVERYONE = {
         Contender(OPENVINO_YARDSTICK, ("openvino",), _openvino("forward", "forward")),
         Contender(OPENVINO, ("openvino",), _openvino("artifact", "openvino")),
         Contender(EAGER, ("torch", "exporter.sources"), _waiting(_eager)),
+        Contender(TORCHSCRIPT_YARDSTICK, ("torch", "exporter.sources"), _waiting(_traced)),
         Contender(TORCHSCRIPT, ("torch",), _waiting(_torchscript)),
         Contender(LIVE, ("torch", "exporter.sources", "exporter.reference"), _waiting(_live)),
         Contender(CAPTUM, ("torch", "exporter.sources", "captum.attr"), _waiting(_captum(False))),
@@ -460,10 +469,12 @@ TAKING_PART = {
     "speed": (
         YARDSTICK,
         ARTIFACT,
+        ARTIFACT_LEAN,
         ARTIFACT_FINITE,
         OPENVINO_YARDSTICK,
         OPENVINO,
         EAGER,
+        TORCHSCRIPT_YARDSTICK,
         TORCHSCRIPT,
         LIVE,
         CAPTUM,

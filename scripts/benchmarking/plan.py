@@ -34,6 +34,10 @@ PARTS = {
 }
 
 
+CPU_PARTS = tuple(part for part in PARTS if part not in CUDA_PARTS)
+"""The others, which are what is measured if nothing else is asked for."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One thing to measure.

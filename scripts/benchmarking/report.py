@@ -10,7 +10,7 @@ from typing import Any
 from scripts.benchmarking import bars, text
 from scripts.benchmarking import contenders as c
 from scripts.benchmarking.measure import steady
-from scripts.benchmarking.plan import CUDA_PARTS, DEPTHS, MODELS, PARTS, SIDE, VARIES, Case, cases
+from scripts.benchmarking.plan import BATCHES, CPU_PARTS, CUDA_PARTS, DEPTHS, MODELS, SIDE, THREADS, VARIES, Case, cases
 from scripts.benchmarking.records import Record, Records
 from scripts.benchmarking.tables import Table
 from scripts.benchmarking.timing import Spread
@@ -50,7 +50,7 @@ def bar_table(records: Records) -> Table:
             f"{found.bar.bar:g}",
             "" if found.bar.goal is None else f"{found.bar.goal:g}",
             spread(found.measured) + (" †" if found.wrong else ""),
-            MET[found.verdict],
+            MET[found.verdict] + ("" if found.decided else " ±"),
         ]
         for found in bars.findings(records)
     ]
@@ -80,6 +80,7 @@ def race_tables(records: Records) -> list[Table]:
             title_of = f"{title}batch {batch}"
             within = [row for row in (_within(shown, *pair) for pair in WITHIN.get(part, ())) if any(row[1:])]
             ratios = [[name, *(_ratio_cell(record, name) for record in shown)] for name in names]
+            ratios.append(["rounds", *(str(_rounds(record)) for record in shown)])
             ms = [[name, *(_ms_cell(record, name) for record in shown)] for name in names]
             plot = "ratios.svg" if not made else ""
             if within:
@@ -107,13 +108,18 @@ WITHIN_CPU = (
     ("onnxruntime: artifact / forward only", c.ARTIFACT, c.YARDSTICK),
     ("onnxruntime: artifact for finite values / forward only", c.ARTIFACT_FINITE, c.YARDSTICK),
     ("onnxruntime: artifact for finite values / artifact", c.ARTIFACT_FINITE, c.ARTIFACT),
+    ("onnxruntime: artifact without a memory pattern / artifact", c.ARTIFACT_LEAN, c.ARTIFACT),
     ("OpenVINO: artifact / forward only", c.OPENVINO, c.OPENVINO_YARDSTICK),
+    ("TorchScript: artifact / forward only", c.TORCHSCRIPT, c.TORCHSCRIPT_YARDSTICK),
     ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
-    ("live autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT),
+    ("guided autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT),
+    ("guided autograd / TorchScript artifact", c.LIVE, c.TORCHSCRIPT),
     ("Captum / onnxruntime's artifact", c.CAPTUM, c.ARTIFACT),
     ("Captum / onnxruntime's artifact for finite values", c.CAPTUM, c.ARTIFACT_FINITE),
     ("Captum / OpenVINO's artifact", c.CAPTUM, c.OPENVINO),
     ("Captum / TorchScript artifact", c.CAPTUM, c.TORCHSCRIPT),
+    ("Captum, channels last / onnxruntime's artifact", c.CAPTUM_LAST, c.ARTIFACT),
+    ("Captum, channels last / TorchScript artifact", c.CAPTUM_LAST, c.TORCHSCRIPT),
 )
 
 WITHIN_CUDA = (
@@ -121,8 +127,8 @@ WITHIN_CUDA = (
     ("the same in CUDA graphs", c.ARTIFACT_CUDA_GRAPH, c.YARDSTICK_GRAPH),
     ("TorchScript artifact / eager forward only", c.TORCHSCRIPT, c.EAGER),
     ("the same in CUDA graphs", c.TORCHSCRIPT_GRAPH, c.EAGER_GRAPH),
-    ("live autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT_CUDA),
-    ("live autograd / TorchScript artifact", c.LIVE, c.TORCHSCRIPT),
+    ("guided autograd / onnxruntime's artifact", c.LIVE, c.ARTIFACT_CUDA),
+    ("guided autograd / TorchScript artifact", c.LIVE, c.TORCHSCRIPT),
     ("torch.compile of live autograd / onnxruntime's artifact", c.COMPILED, c.ARTIFACT_CUDA),
     ("the same in CUDA graphs", c.COMPILED_GRAPH, c.ARTIFACT_CUDA_GRAPH),
     ("torch.compile of live autograd / TorchScript artifact", c.COMPILED, c.TORCHSCRIPT),
@@ -136,6 +142,10 @@ WITHIN = {"speed": WITHIN_CPU, "cuda": WITHIN_CUDA, "cuda-float32": WITHIN_CUDA}
 def _within(records: Sequence[Record], label: str, above: str, below: str) -> list[str]:
     found = ((bars.ratio(record, above, below), _mark(record, above, below)) for record in records)
     return [label, *("" if value is None else spread(value, 2) + mark for value, mark in found)]
+
+
+def _rounds(record: Record) -> int:
+    return max(len(row.get("round_ms", ())) for row in record.result["contenders"].values())
 
 
 def _mark(record: Record, *names: str) -> str:
@@ -224,7 +234,11 @@ def export_tables(records: Records) -> list[Table]:
         return [median(one["seconds"][turn] for one in record.result[kind]) for record in found]
 
     def ratios(turn: int) -> list[float]:
-        return [a / b for a, b in zip(seconds("artifact", turn), seconds("forward", turn), strict=True)]
+        both = (
+            [[one["seconds"][turn] for one in record.result[kind]] for kind in ("artifact", "forward")]
+            for record in found
+        )
+        return [Spread.ratio(*pair).median for pair in both]
 
     times = [
         *(
@@ -362,13 +376,14 @@ def missing_table(records: Records) -> Table:
         if record.missing:
             rows.append([str(record.case), record.missing])
             continue
-        for name, row in record.result.get("contenders", {}).items():
+        for name in c.TAKING_PART.get(record.case.part, ()) if "contenders" in record.result else ():
+            row = _row(record, name)
             if row["missing"]:
                 rows.append([f"{record.case}: {name}", row["missing"]])
-    have = {record.case.part for record in records}
-    rows += [[f"{part}: {words}", "not run"] for part, words in PARTS.items() if part not in have]
-    planned = cases([part for part in CUDA_PARTS if part in have], MODELS, (), (0,), SIDE)
-    rows += [[str(case), "not run"] for case in planned if records.get(case) is None]
+    parts = CUDA_PARTS if any(record.case.device == "cuda" for record in records) else CPU_PARTS
+    rows += [
+        [str(case), "not run"] for case in cases(parts, MODELS, BATCHES, THREADS, SIDE) if records.get(case) is None
+    ]
     return Table("Not measured", ["what", "why"], rows, words=2)
 
 

@@ -11,7 +11,9 @@ BARS = """\
 A bar is what must be reached, a goal what should be. The ratio depends on the machine: where arithmetic is fast, memory
 traffic weighs more. So there are bars for machines whose resnet18 takes about 17 ms forward (fast: up to 25 ms), and
 for those where it takes about 96 ms (slow: from 70 ms); between the two both are shown. Times are for 224x224, float32,
-1 thread. A figure is held against its bar unrounded, and none that is marked † is met: its map is another one."""
+1 thread. A figure is held against its bar unrounded, and none that is marked † is met: its map is another one.
+±: a quartile lies on the other side of the limit. Captum is called as its documentation does it; with channels last it
+is faster, and that stands beside it below."""
 
 WITHIN = """\
 Medians of the rounds' ratios, with their quartiles. †: one of the two computes another map than live autograd, by the
@@ -57,9 +59,9 @@ of the peak is to onnxruntime's forward pass, OpenVINO's to its own. The eager r
 with random weights. Medians of the processes.
 
 onnxruntime's memory pattern is a plan that its first call makes: one block for all that later calls need, which it
-takes beside the memory of the first. `enable_mem_pattern = False` among the session's options does without, in the
-same time; so do `exporter.load` and the examples in Python and C++. Those rows are held against a forward pass without
-one."""
+takes beside the memory of the first. `enable_mem_pattern = False` among the session's options does without; so do
+`exporter.load` and the examples in Python and C++, and the races above have it beside the default. Those rows are held
+against a forward pass without one."""
 
 EXPORT = """\
 From a network in memory to files on disk, with all the threads that there are, in a fresh process that has imported
@@ -85,8 +87,9 @@ METHOD = """\
   `torch.set_num_threads`, `OMP_NUM_THREADS`.
 - **Rounds.** In each round every contender has one call that is not timed, because another's weights are in the caches,
   and then two that are; the mean of the two is its time in the round. The order of the turns changes with each round:
-  once a Williams square of them is complete (ten rounds of ten contenders), each contender has followed each other one
-  equally often. Python's garbage collector is off within a round. Before the first round each has a few calls.
+  once a Williams square of them is complete (as many rounds as contenders, of an odd number twice as many), each has
+  followed each other one equally often. A race that takes long ends before; how many rounds it had stands below it.
+  Python's garbage collector is off within a round. Before the first round each has a few calls.
 - **Ratios** are taken within a round, and then summarised by their median and quartiles. A machine that is slower for a
   while changes them little.
 - **The yardstick** is `torch.onnx.export(dynamo=True)` of the same network, with a dynamic batch as the artifact has,
@@ -99,7 +102,10 @@ METHOD = """\
   the network with rectifiers that are not in place. "Channels last" is Captum with network and images in that memory
   format, which may suit PyTorch's convolutions better. pytorch-grad-cam explains one image at a time: for a batch it is
   called for each image.
-- **Live autograd** is `exporter.reference`, the judge of the proofs, without the counting that only proofs need.
+- **Guided autograd** is the network with a `torch.autograd.Function` in place of each rectifier module, the fastest
+  eager form that we know; for a network with functional rectifiers it is `exporter.reference`, the judge of the proofs,
+  without the counting that only proofs need.
+- **TorchScript's forward pass** is a frozen trace of the network. The artifact is frozen too.
 - **Weights** are random, except where a network ships with trained ones. So are biases that all are zero, as before
   training: PyTorch's export would leave them out, and the yardstick would do less than that of a trained network. The
   images are random too, the same for everybody, and made before the clock starts; the class asked for is named."""
