@@ -25,7 +25,7 @@ from exporter.lines import bracketed, in_text, of_error
 from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
-from exporter.rewritten import Rewritten
+from exporter.rewritten import UNCOMPARED, Rewritten
 from exporter.signature import ATTRIBUTION, BATCH, FLOATS, IMAGE, LOGITS, TARGET, Dimension, Input, Signature
 from exporter.sizes import known
 from exporter.uncollected import uncollected
@@ -163,7 +163,7 @@ def _export(network: Network) -> torch.export.ExportedProgram:
     try:
         with _quiet():
             throughout = Throughout() if network.signature.dtype == "float64" else contextlib.nullcontext()
-            with Rewritten(), throughout:
+            with Rewritten(), UNCOMPARED(), throughout:
                 exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
             return functionalize(exported)
     except UnsupportedModel:
@@ -200,8 +200,8 @@ def _why(network: Network, name: str, other: int) -> Refusal | None:
     kept = " and ".join(given.name for given, new in zip(signature.inputs, resized, strict=True) if given == new)
     beside = f" while {kept} {'keep their' if ' and ' in kept else 'keeps its'} shape" if kept else ""
     text = f"at {other}{beside} it raises: {first_line(error)}{bracketed(of_error(error))}"
-    by_rank = "Sizes vary in signals [N, L] and [N, C, L], images [N, C, H, W] and volumes [N, C, D, H, W]"
-    return Refusal(text, f"{by_rank}: give {kept} such a shape" if kept else "")
+    ranks = "signals [N, L] and [N, C, L], sequences [N, T, F], images [N, C, H, W] and volumes [N, C, D, H, W]"
+    return Refusal(text, f"Sizes vary in {ranks}: give {kept} such a shape" if kept else "")
 
 
 @contextlib.contextmanager

@@ -76,7 +76,8 @@ def main() -> None:
     type=Sizes(),
     default="batch",
     show_default=True,
-    help="Sizes that may vary, the batch always: batch,height,width of images, batch,length of signals.",
+    help="Sizes that may vary, the batch always: batch,height,width of images, batch,length of signals [N, C, L], "
+    "batch,steps of sequences [N, T, F].",
 )
 @click.option(
     "--dtype",

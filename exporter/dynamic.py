@@ -260,9 +260,10 @@ def fixed(name: str, sample: int, other: int, explain: Explain, asked: str = "")
     if not advice and why and sample > 1 and not explain(name, sample - 1):
         advice = f"At {sample - 1} it runs: where {sample} is the largest {name}, give a smaller sample"
     if not advice:
+        last = "A length is the last size; the T of a sequence [N, T, F] is called steps. " if name == "length" else ""
         advice = (
-            "A linear layer after a flatten fixes the size, and so do a kernel as large as the input and a recurrent "
-            "layer; pool to a fixed size, as nn.AdaptiveAvgPool2d does"
+            f"{last}A linear layer after a flatten fixes the size, and so do a kernel as large as the input and a "
+            "recurrent layer; pool to a fixed size, as nn.AdaptiveAvgPool2d does"
         )
     raises = f"; {why.text}" if why else ""
     return (

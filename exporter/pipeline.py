@@ -52,7 +52,7 @@ def build(
         method: ``guided``, ``gradient`` or ``deconvnet``; see :mod:`exporter.methods`.
         output_key: Where the logits are in what the network returns; see :class:`exporter.signature.Signature`.
         dynamic: The sizes that may vary: ``batch`` always, ``height`` and ``width`` of images ``[N, C, H, W]``,
-            ``length`` of signals; see :data:`exporter.signature.AXES`.
+            ``length`` of signals, ``steps`` of sequences; see :data:`exporter.signature.AXES`.
 
     Returns:
         A module whose ``forward(image, target)`` returns ``(logits, attribution)``, or of several inputs

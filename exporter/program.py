@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -142,7 +142,9 @@ def of_weights(node: fx.Node) -> bool:
     return True
 
 
-def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.Node, fx.Node]:
+def _checked(
+    graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]], dimensions: Sequence[Dimension]
+) -> dict[fx.Node, fx.Node]:
     """Refuse inputs of other sizes than the graph was made for, which ONNX declares and a module does not.
 
     Sizes are constants in the graph, the area of a pooled image for example: another image would run and be wrong.
@@ -150,13 +152,14 @@ def _checked(graph: fx.Graph, given: list[tuple[fx.Node, fx.Node]]) -> dict[fx.N
     expanded 1 has added. Neither copies anything. A size that may vary is that of the first input that has it.
     """
     aten = torch.ops.aten
+    names = [dimension.name for dimension in dimensions]
     varying: dict[str, fx.Node] = {}
     checked = {}
     for node, placeholder in given:
         fake = node.meta["val"]
         own = [graph.call_function(aten.sym_size, (placeholder, axis)) for axis in range(fake.ndim)]
         sizes = [
-            size if isinstance(size, int) else varying.setdefault(size_name(fake.ndim, axis), own[axis])
+            size if isinstance(size, int) else varying.setdefault(size_name(fake.ndim, axis, names), own[axis])
             for axis, size in enumerate(fake.shape)
         ]
         checked[node] = graph.call_function(aten.view, (graph.call_function(aten.expand, (placeholder, sizes)), own))
@@ -227,7 +230,7 @@ def to_module(program: Program) -> fx.GraphModule:
             given.append((node, graph.placeholder(names[node], type_expr=Tensor)))
             copies[node] = given[-1][1]
             if len(given) == len(program.inputs):
-                copies.update(_checked(graph, given))
+                copies.update(_checked(graph, given, program.dimensions))
                 if names[node] == TARGET:
                     copies[node] = _in_range(graph, copies[node], program.outputs[0].meta["val"].shape[1])
         else:

@@ -60,7 +60,7 @@ def live(
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     throughout = Throughout(twin) if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
-    with torch.enable_grad(), throughout, PlainOrder(), Rectify(method, count) as rectify, _refusals(model):
+    with torch.enable_grad(), throughout, Mended(), Rectify(method, count) as rectify, _refusals(model):
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
         chosen = torch.where(wished == -1, logits.argmax(1), wished)
@@ -100,22 +100,36 @@ def _by_sample(counts: Tensor, batch: int) -> Tensor:
     return counts.reshape(batch, -1).sum(1)
 
 
-class PlainOrder(TorchFunctionMode):
-    """Hands the gradients of batch and instance norms on in plain order, channels first.
+class Mended(TorchFunctionMode):
+    """Goes around two errors of PyTorch 2.13 and 2.14 on a CPU.
 
     Where the gradient of one image lies with channels last, for a batch norm in another way than that of a batch would,
-    the backward kernels of PyTorch 2.13 and 2.14 on a CPU read its values in the wrong order: finite differences tell
-    otherwise. Norms that are called as operators, ``torch.ops.aten.batch_norm``, are left as they are.
+    the backward kernels of batch and instance norms read its values in the wrong order: finite differences tell
+    otherwise. So it is handed on in plain order, channels first. And attention in float64 reads a mask of float32 as if
+    it were of float64: the formula tells otherwise. So the mask is cast. What is called as an operator,
+    ``torch.ops.aten.batch_norm``, is left as it is.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a call, and watch its gradient if it is a norm's."""
-        y = func(*args, **kwargs or {})
+        """Run a call, an attention with a mask of its own dtype, and watch its gradient if it is a norm's."""
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            args, kwargs = _with_mask(*args, **kwargs)
+        y = func(*args, **kwargs)
         if func in _NORMS and y.requires_grad:
             y.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
         return y
+
+
+def _with_mask(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return an attention's arguments with a mask of the query's dtype, unless it says yes and no."""
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.to(query.dtype)
+    return (query, key, value, attn_mask, *args), kwargs
 
 
 _NORMS = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}

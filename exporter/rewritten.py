@@ -9,10 +9,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
+from exporter.patch import Patch
 from exporter.sizes import is_one, known, per_axis
 from exporter.spellings.sampling import affine_grid
+
+
+def _is_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Tell whether an encoder was told that its mask is causal; PyTorch compares the mask, which a capture cannot.
+
+    A mask that is not said to be is used as it is, with the same result.
+    """
+    return is_causal is True
+
+
+UNCOMPARED = Patch(transformer, "_detect_is_causal_mask", _is_causal)
+"""Keeps ``nn.TransformerEncoder`` and ``nn.TransformerDecoder`` from looking into masks while a block runs."""
 
 
 class Rewritten(TorchFunctionMode):

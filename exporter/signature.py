@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keyword
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,11 +19,18 @@ LOGITS = "logits"
 ATTRIBUTION = "attribution"
 
 BATCH = "batch"
-AXES = {"length": {2: 1, 3: 2}, "depth": {5: 2}, "height": {4: 2, 5: 3}, "width": {4: 3, 5: 4}}
+AXES = {
+    "length": {2: 1, 3: 2},
+    "steps": {2: 1, 3: 1},
+    "depth": {5: 2},
+    "height": {4: 2, 5: 3},
+    "width": {4: 3, 5: 4},
+}
 """Name of a size that may vary beside the batch -> rank of an input, with the batch -> the axis that has it.
 
-Signals ``[N, C, L]`` or ``[N, L]``; images ``[N, C, H, W]``; volumes ``[N, C, D, H, W]``. Beside a signal with
-channels, ``[N, F]`` are features, unless there are as many as the signal is long, as in its mask.
+Signals ``[N, C, L]`` or ``[N, L]``; sequences ``[N, T, F]`` of T steps, or ``[N, T]``; images ``[N, C, H, W]``; volumes
+``[N, C, D, H, W]``. Beside a signal with channels or a sequence of vectors, ``[N, F]`` are features, unless there are
+as many as the signal is long, as in its mask.
 """
 
 SIZES = (BATCH, *AXES)
@@ -80,9 +87,9 @@ class Dimension:
         return found
 
 
-def size_name(rank: int, axis: int) -> str:
-    """Return what a varying size of an input of a rank, with the batch, is called."""
-    return next((name for name, axes in AXES.items() if axes.get(rank) == axis), BATCH)
+def size_name(rank: int, axis: int, dynamic: Iterable[str]) -> str:
+    """Return what a varying size of an input of a rank, with the batch, is called, of those that vary."""
+    return next((name for name in dynamic if AXES.get(name, {}).get(rank) == axis), BATCH)
 
 
 FLOATS = ("float32", "float64", "float16")
@@ -168,13 +175,19 @@ class Signature:
                 if unknown
                 else f"the batch is always dynamic; write --dynamic {','.join((BATCH, *self.dynamic))}"
             )
+        if {"length", "steps"}.issubset(self.dynamic):
+            raise UsageError(
+                "--dynamic length,steps: of signals [N, C, L] the length varies, of sequences [N, T, F] the steps; "
+                "name one"
+            )
         for size in self.dynamic:
             axes = [(given, axis) for given in self.inputs for axis, s in self.dynamic_axes(given).items() if s == size]
             have = {given.name: given.shape[axis - 1] for given, axis in axes if size != BATCH}
             if not axes:
                 raise UsageError(
                     f"--dynamic {size}: no input has one. The length is the last size of a signal [N, C, L] or [N, L], "
-                    "height and width are those of an image [N, C, H, W], and a volume [N, C, D, H, W] has a depth."
+                    "a sequence [N, T, F] has T steps, height and width are those of an image [N, C, H, W], and a "
+                    "volume [N, C, D, H, W] has a depth."
                 )
             if len(set(have.values())) > 1:
                 each = " and ".join(f"{name} {length}" for name, length in have.items())
@@ -194,7 +207,8 @@ class Signature:
     def dynamic_axes(self, given: Input) -> dict[int, str]:
         """Return which axes of an input may vary, and what their sizes are called."""
         rank = len(given.shape) + 1
-        lengths = {other.shape[1] for other in self.inputs if len(other.shape) == 2}
+        along = AXES["steps" if "steps" in self.dynamic else "length"][3] - 1
+        lengths = {other.shape[along] for other in self.inputs if len(other.shape) == 2}
         if rank == 2 and lengths and given.shape[0] not in lengths:
             return {0: BATCH}  # features
         return {0: BATCH, **{AXES[size][rank]: size for size in self.dynamic if rank in AXES.get(size, {})}}

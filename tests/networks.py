@@ -145,6 +145,21 @@ class Padded(nn.Module):
         return self.head((F.relu(self.stem(signal)) * mask[:, None]).sum(-1))
 
 
+class Sequence(nn.Module):
+    """Steps that see each other where a mask lets them, and the mean of those that it lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        causal = nn.Transformer.generate_square_subsequent_mask(sequence.shape[1])
+        x = self.body(F.relu(self.stem(sequence)), causal)
+        return self.head((F.relu(x) * mask[..., None]).sum(1))
+
+
 class Volume(nn.Module):
     """Scores each voxel, halves the volume and doubles it again."""
 

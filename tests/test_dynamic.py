@@ -71,6 +71,7 @@ OTHERS = {
     "wave": (networks.Wave, [Input("image", (32,))], ("length",), ((12, 1),)),
     "ward": (networks.Ward, [Input("signal", (2, 24)), Input("features", (5,))], ("length",), ((6, 1),)),
     "padded": (networks.Padded, [Input("signal", (2, 24)), Input("mask", (24,))], ("length",), ((1, 1),)),
+    "sequence": (networks.Sequence, [Input("sequence", (16, 5)), Input("mask", (16,))], ("steps",), ((1, 1),)),
     "volume": (networks.Volume, [Input("image", (1, 6, 8, 8))], ("depth", "height", "width"), ((4, 2), (4, 2), (4, 2))),
 }
 """Name -> factory, inputs, what varies beside the batch, and the smallest value and the step of each."""
@@ -99,11 +100,11 @@ def test_signals_and_volumes_of_other_sizes(name: str, tmp_path: Path) -> None:
     runtime = exporter.load(tmp_path / "a")
     for grown in (5, 2):
         shapes = [list(given.shape) for given in inputs]
+        assert set(artifact.manifest["inputs"][0]["shape"]) >= set(dynamic)
         for shape, given in zip(shapes, artifact.manifest["inputs"], strict=False):
-            for axis in range(1, len(dynamic) + 1):
-                varies = given["shape"][-axis] == dynamic[-axis]
-                shape[-axis] += grown * axis * expected_bounds[-axis][1] * varies
-        assert artifact.manifest["inputs"][0]["shape"][-len(dynamic) :] == [*dynamic]
+            for number, (size, (_, step)) in enumerate(zip(dynamic, expected_bounds, strict=True), start=1):
+                if size in given["shape"]:
+                    shape[given["shape"].index(size) - 1] += grown * number * step
         images = [torch.randn(2, *shape, generator=torch.Generator().manual_seed(grown)).double() for shape in shapes]
         target = torch.tensor([-1, 1])
         alone = [partial(one_of_several, network, images, index) for index in range(len(images))]
@@ -260,6 +261,15 @@ def test_what_keeps_its_shape_is_named(tmp_path: Path) -> None:
         exporter.export(Masked(), inputs, tmp_path / "a", dynamic=SIZES)
 
 
+def test_the_steps_of_a_sequence_are_no_length(tmp_path: Path) -> None:
+    with pytest.raises(
+        exporter.UnsupportedModel, match=r"at 7 it raises: .*the T of a sequence \[N, T, F\] is called steps"
+    ):
+        exporter.export(
+            nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Flatten()), (4, 6), tmp_path / "a", dynamic=("batch", "length")
+        )
+
+
 def test_steps_over_time_do_not_vary(tmp_path: Path) -> None:
     with pytest.raises(exporter.UnsupportedModel, match=r"is for a length of 12 only.* and so do .* a recurrent layer"):
         exporter.export(Recurrent(), (2, 12), tmp_path / "a", dynamic=("batch", "length"))
@@ -308,10 +318,15 @@ def test_an_operator_that_needs_a_fixed_size_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dynamic", "shape", "message"),
     [
-        (("batch", "time"), (3, 8, 8), "unknown dynamic size 'time'; there are batch, length, depth, height, width"),
+        (
+            ("batch", "time"),
+            (3, 8, 8),
+            "unknown dynamic size 'time'; there are batch, length, steps, depth, height, width",
+        ),
         (("batch", "length"), (3, 8, 8), "--dynamic length: no input has one. The length is the last size of a signal"),
         (("height",), (3, 8, 8), "the batch is always dynamic; write --dynamic batch,height"),
         (("batch", "height"), (12,), "--dynamic height: no input has one"),
+        (("batch", "length", "steps"), (3, 8), "--dynamic length,steps: of signals .* the length varies, of sequences"),
     ],
 )
 def test_wrong_sizes(dynamic: tuple[str, ...], shape: tuple[int, ...], message: str, tmp_path: Path) -> None:

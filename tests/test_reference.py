@@ -29,6 +29,21 @@ class Casting(nn.Module):
         return self.last(x)
 
 
+@pytest.mark.parametrize("length", [16, 17])
+def test_attention_in_float64_with_a_mask_of_float32(length: int) -> None:
+    """PyTorch's own fused attention reads the mask's memory as if it were of float64."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, length, 4, dtype=torch.float64)
+    mask = nn.Transformer.generate_square_subsequent_mask(length)
+
+    def attend(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=mask).sum(2).flatten(1)
+
+    logits, _, _ = live(attend, x, torch.tensor([0, 1]), "guided")
+    expected = ((x @ x.mT / 2 + mask).softmax(-1) @ x).sum(2).flatten(1)
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_in_float64_a_network_does_not_round_where_it_casts(tmp_path: Path) -> None:
     model = Casting().eval()
     artifact = exporter.export(model, (6,), tmp_path / "a", formats=["torchscript"])

@@ -108,10 +108,11 @@ class Emitter:
         self._dimensions: dict[str, str] = {}  # what a size is as a formula -> its name
         self._formulas = Formulas(self, _fractions(program))
         self._needed = _needed(program)
+        varying = [dimension.name for dimension in program.dimensions]
         for node in self._inputs():
             for axis, size in enumerate(node.meta["val"].shape):
                 if not isinstance(size, int):
-                    self._dimensions[str(size)] = size_name(node.meta["val"].ndim, axis)
+                    self._dimensions[str(size)] = size_name(node.meta["val"].ndim, axis, varying)
                     self._formulas.symbols.setdefault(size.node.expr, (self._names[node], axis))
 
     # -- for translations ---------------------------------------------------------------------------------
