@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from exporter.patch import Patch
 
@@ -49,8 +50,8 @@ class Throughout(TorchFunctionMode):
 
         Args:
             twin: Whether the network stands for one in a narrower dtype: then an RMS norm without an epsilon of its
-                own keeps that of float32, constants that it makes have the digits that they have in float32, and
-                ``torch.finfo`` answers for float32.
+                own keeps that of float32, ``torch.finfo`` answers for float32, and constants that it makes have the
+                digits that they have in float32: what is computed of them alone is, whatever their dtype is said to be.
         """
         super().__init__()
         self._twin = twin
@@ -79,7 +80,7 @@ class Throughout(TorchFunctionMode):
         ):
             return func(*args, **{**kwargs, "dtype": torch.float32}).double()
         if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
-            return func(*args, **kwargs)
+            return self._of_constants(func, args, kwargs) if self._twin else func(*args, **kwargs)
         if func is Tensor.float:
             return args[0]
         if self._twin and func in (F.rms_norm, torch.rms_norm):
@@ -87,7 +88,27 @@ class Throughout(TorchFunctionMode):
         wider = {torch.float32: torch.float64}
         args = tuple(wider.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
         kwargs = {key: wider.get(one, one) if isinstance(one, torch.dtype) else one for key, one in kwargs.items()}
-        return func(*args, **kwargs)
+        return self._of_constants(func, args, kwargs) if self._twin else func(*args, **kwargs)
+
+    def _of_constants(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call in which constants of float32 may meet what is float64; in a network of float32 all is."""
+        dtypes = {one.dtype for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        if torch.float32 not in dtypes:
+            return func(*args, **kwargs)
+        if func in _CASTS and args and args[0].dtype == torch.float32:
+            named = (getattr(one, "dtype", one) for one in (*args[1:], *kwargs.values()))
+            if torch.float64 in named:
+                return args[0]
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:  # a matrix product, say, takes no two dtypes
+            if torch.float64 not in dtypes:
+                raise
+        wider = tree_map_only(Tensor, lambda one: one.double() if one.dtype == torch.float32 else one, (args, kwargs))
+        return func(*wider[0], **wider[1])
+
+
+_CASTS = {Tensor.to, Tensor.type_as}
 
 
 def _with_epsilon(

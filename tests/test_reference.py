@@ -15,6 +15,23 @@ from exporter.methods import METHODS
 from exporter.reference import live
 
 
+class Coordinates(nn.Module):
+    """Adds where pixels are, computed in the image's dtype, as CoordConv does (arXiv:1807.03247)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(5, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        down = torch.arange(height).float().type_as(x) / (height - 1) * 2 - 1
+        across = torch.arange(width).float().to(x) / 7
+        radius = torch.sqrt(down[:, None].to(x.dtype) ** 2 + (across - 0.3) ** 2).sqrt().to(dtype=x.dtype)
+        maps = torch.stack([radius, (down[:, None] * across).cos()]).expand(batch, -1, -1, -1)
+        x = F.relu(self.body(torch.cat([x, maps], 1)))
+        return self.head((x * (radius / 3)).mean((2, 3)))
+
+
 class Casting(nn.Module):
     """Computes in float32 whatever it is given, as many a normalisation does."""
 
@@ -141,3 +158,26 @@ def test_gradients_of_norms_are_finite_differences(norm: str, join: str, batch: 
     steps = 1e-6 * torch.eye(images[0].numel(), dtype=torch.float64).reshape(-1, 1, *images.shape[1:])
     expected = torch.cat([(model(images + step) - model(images - step)) / 2e-6 for step in steps], 1)
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_constants_that_are_cast_have_the_digits_of_float32(tmp_path: Path) -> None:
+    """In a capture of float32 the cast is none, so that what is computed of it alone is in float32."""
+    artifact = exporter.export(Coordinates().eval(), (3, 6, 6), tmp_path / "a", dynamic=("batch", "height"))
+    exact = [one for one in artifact.manifest["parity"]["runtimes"] if one["dtype"] == "float64"]
+    assert len(exact) == 2
+    assert all(one["relative_l2"]["worst"] < 1e-13 for one in exact)
+
+
+def test_constants_of_float32_meet_what_is_float64() -> None:
+    """A matrix product takes no two dtypes, so they are widened for it, with the digits of float32."""
+
+    def model(x: Tensor) -> Tensor:
+        weights = torch.arange(6).float().type_as(x) / 7
+        return torch.outer(x @ weights, F.linear(weights, weights[None]))
+
+    x = torch.randn(2, 6, dtype=torch.float64)
+    logits, (attribution,), _ = live(model, x, torch.tensor([0, 0]), "guided", twin=True)
+    weights = (torch.arange(6).float() / 7).double()
+    torch.testing.assert_close(attribution, (weights * weights.square().sum()).expand(2, 6), rtol=1e-7, atol=0)
+    assert not torch.equal(weights, torch.arange(6).double() / 7)
+    torch.testing.assert_close(logits, (x @ weights)[:, None] * weights.square().sum(), rtol=1e-7, atol=0)
