@@ -54,7 +54,7 @@ class Throughout(TorchFunctionMode):
                 digits that they have in float32: what is computed of them alone is, whatever their dtype is said to be.
         """
         super().__init__()
-        self._twin = twin
+        self._twin, self._kept = twin, False
         self._patch = _finfo_of_float32() if twin else nullcontext()
 
     def __enter__(self) -> Throughout:
@@ -98,11 +98,12 @@ class Throughout(TorchFunctionMode):
         if func in _CASTS and args and args[0].dtype == torch.float32:
             named = (getattr(one, "dtype", one) for one in (*args[1:], *kwargs.values()))
             if torch.float64 in named:
+                self._kept = True
                 return args[0]
         try:
             return func(*args, **kwargs)
         except RuntimeError:  # a matrix product, say, takes no two dtypes
-            if torch.float64 not in dtypes:
+            if not self._kept or torch.float64 not in dtypes:
                 raise
         wider = tree_map_only(Tensor, lambda one: one.double() if one.dtype == torch.float32 else one, (args, kwargs))
         return func(*wider[0], **wider[1])
