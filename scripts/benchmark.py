@@ -6,10 +6,14 @@ made of that file. ``--quick`` takes two minutes. Everything takes far longer; `
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
+import warnings
+from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +21,25 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from exporter.errors import SaliportError
+from exporter.sources import resolve
 from scripts.benchmarking import files, machine, plan, processes
-from scripts.benchmarking.measure import Effort, measure
+from scripts.benchmarking.measure import Effort, absent, measure
 from scripts.benchmarking.records import Record, Records
 from scripts.commands import as_given
 
 RESULTS = "results.json"
 DOCUMENT = "README.md"
 OUTPUT = Path("docs/benchmark")
+CUDA_OUTPUT = OUTPUT / "cuda"
+QUICK_OUTPUT = files.CACHE / "quick"
 WIDTH = 160
 QUICK = ("export", "speed", "session", "profile", "help")
+EFFORT = Effort()
 QUICK_EFFORT = Effort(rounds=10, seconds=10, repeats=1, turns=1)
+NEEDED = ("jsonschema", "matplotlib", "onnxscript", "rich")
+"""What no run can do without; contenders that are not installed are left out."""
+
 EVERYTHING = tuple(part for part in plan.PARTS if part not in plan.CUDA_PARTS)
 
 
@@ -45,25 +57,43 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         return tuple(int(one) for one in value.split(","))
 
 
+class Seconds(click.FloatRange):
+    """A time, which no comparison refuses where it is NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse ``120``."""
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return found
+
+
+def _defaults(name: str) -> str:
+    """Say how much is measured where it is not said, for the help."""
+    return f"[default: {getattr(EFFORT, name):g}; quick: {getattr(QUICK_EFFORT, name):g}]"
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="resnet18 alone, one image at a time, few rounds, no growth: two minutes.")
 @click.option("--models", metavar="SPEC,SPEC", help=f"Which networks.  [default: {','.join(plan.MODELS)}]")
 @click.option("--batches", type=Numbers(), help="How many images at once.  [default: 1,8]")
 @click.option("--side", type=click.IntRange(min=1), default=plan.SIDE, show_default=True, help="Of an image.")
-@click.option(
-    "--threads", type=Numbers(), default=plan.THREADS, help="The first for all, each for growth.  [default: 1,2]"
-)
-@click.option("--rounds", type=click.IntRange(min=1), help="Of a race, at most.  [default: 30; quick: 10]")
-@click.option("--seconds", type=float, help="After which a race begins no new round.  [default: 120; quick: 15]")
-@click.option("--repeats", type=click.IntRange(min=1), help="Processes for a session.  [default: 3; quick: 1]")
+@click.option("--threads", type=Numbers(), help="The first for all, each for growth.  [default: 1,2]")
+@click.option("--rounds", type=click.IntRange(min=1), help=f"Of a race, at most.  {_defaults('rounds')}")
+@click.option("--seconds", type=Seconds(min=0), help=f"After which a race begins no new round.  {_defaults('seconds')}")
+@click.option("--repeats", type=click.IntRange(min=1), help=f"Processes for a session.  {_defaults('repeats')}")
 @click.option("--only", "parts", type=click.Choice(list(plan.PARTS)), multiple=True, help="A part; repeatable.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda: those parts."
 )
-@click.option("--output", type=click.Path(path_type=Path), help=f"[default: {OUTPUT}; quick: {files.CACHE}/quick]")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    help=f"[default: {OUTPUT}; cuda: {CUDA_OUTPUT}; quick: {QUICK_OUTPUT}]",
+)
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     default=files.CACHE,
     show_default=True,
     help="Of the files, for one state of the sources.",
@@ -75,7 +105,7 @@ def main(
     models: str | None,
     batches: tuple[int, ...] | None,
     side: int,
-    threads: tuple[int, ...],
+    threads: tuple[int, ...] | None,
     rounds: int | None,
     seconds: float | None,
     repeats: int | None,
@@ -88,20 +118,65 @@ def main(
 ) -> None:
     """Measure artifacts against the forward pass alone, autograd, Captum and others, and write a report."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process which measures ends too
-    output = output or (files.CACHE / "quick" if quick else OUTPUT)
+    lacking = [name for name in NEEDED if find_spec(name) is None]
+    if lacking:
+        raise click.UsageError(f"{', '.join(lacking)} not installed here: pip install -e '.[bench]'")
+    chosen = parts or (plan.CUDA_PARTS if device == "cuda" else QUICK if quick else EVERYTHING)
+    on_gpu = any(part in plan.CUDA_PARTS for part in chosen)
+    output = output or (QUICK_OUTPUT if quick else CUDA_OUTPUT if on_gpu else OUTPUT)
+    results = output / RESULTS
     try:
-        records = Records(output / RESULTS)
+        records = Records(results)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if not report_only:
-        chosen = parts or (plan.CUDA_PARTS if device == "cuda" else QUICK if quick else EVERYTHING)
-        names = models.split(",") if models else plan.MODELS[:1] if quick else plan.MODELS
-        wanted = plan.cases(chosen, names, batches or ((1,) if quick else plan.BATCHES), threads, side)
-        effort = QUICK_EFFORT if quick else Effort()
-        given = {"rounds": rounds, "seconds": seconds, "repeats": repeats, "cache": cache}
-        effort = replace(effort, **{name: value for name, value in given.items() if value is not None})
-        run(list(wanted), records, effort, resume)
+    if report_only:
+        if not results.exists():
+            raise click.UsageError(f"--report-only: there is no {results}")
+        report(records, output)
+        return
+    given = tuple(dict.fromkeys(models.split(","))) if models is not None else ()
+    check(on_gpu, given, threads or ())
+    names = given or (plan.MODELS[:1] if quick else plan.MODELS)
+    counts = threads or tuple(count for count in plan.THREADS if count <= processes.available())
+    wanted = plan.cases(chosen, names, batches or ((1,) if quick else plan.BATCHES), counts, side)
+    amounts = {"rounds": rounds, "seconds": seconds, "repeats": repeats, "cache": cache}
+    effort = replace(
+        QUICK_EFFORT if quick else EFFORT, **{name: value for name, value in amounts.items() if value is not None}
+    )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"--output {output} cannot be made: {error.strerror}") from error
+    run(list(wanted), records, effort, resume)
     report(records, output)
+
+
+def check(on_gpu: bool, models: Iterable[str], threads: Iterable[int]) -> None:
+    """Refuse what cannot be measured, before anything is.
+
+    A library of networks that is not here is no mistake in a SPEC: its cases are recorded as missing.
+
+    Raises:
+        click.UsageError: There is no GPU, there are fewer cores than threads, or a SPEC names no network.
+    """
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise click.UsageError("torch finds no CUDA device here")
+    cores = processes.available()
+    for count in threads:
+        if count > cores:
+            raise click.UsageError(f"--threads {count}: there are {cores} cores here")
+    for spec in models:
+        if absent(spec):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what libraries will change one day
+                resolve(spec)
+        except SaliportError as error:
+            raise click.UsageError(str(error)) from error
 
 
 def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) -> None:
@@ -130,7 +205,6 @@ def report(records: Records, output: Path) -> None:
     from scripts.benchmarking import plots
     from scripts.benchmarking.report import document, tables
 
-    output.mkdir(parents=True, exist_ok=True)
     drawn = plots.draw(records, output)
     (output / DOCUMENT).write_text(document(records, drawn))
     console = Console()

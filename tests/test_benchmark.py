@@ -697,18 +697,19 @@ def test_pytorch_grad_cam_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> 
     assert found == {"missing": "torchvision is not installed here"}
 
 
-def test_a_gpu_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    arguments = ["--device", "cuda", "--output", str(tmp_path)]
-    assert CliRunner().invoke(benchmark.main, arguments, catch_exceptions=False).exit_code == 0
-    stored = check_schema(tmp_path / "results.json")["records"]
-    assert [tuple(one["case"][key] for key in ("part", "model", "batch", "threads")) for one in stored] == [
-        (part, model, batch, 0)
+def test_on_a_gpu_the_parts_for_it_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Case]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(benchmark, "run", lambda cases, *rest: asked.append(cases))
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(benchmark.main, ["--device", "cuda"], catch_exceptions=False).exit_code == 0
+    assert asked[0] == [
+        Case(part, model, batch, threads=0, device="cuda")
         for part in ("cuda", "cuda-float32")
         for model in ("resnet18", "resnet50")
         for batch in (1, 32)
     ]
-    assert {one["missing"] for one in stored} == {"torch finds no CUDA device here"}
+    assert [path.name for path in Path("docs/benchmark").iterdir()] == ["cuda"]
 
 
 def test_what_runs_can_be_chosen_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ from scripts.benchmarking.plan import Case
 STEADY = 10
 """Calls in a session's process; the last half of them count as steady."""
 
+LIBRARIES = ("torchvision", "timm")
+"""Of networks, which not everyone has."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -47,15 +50,9 @@ def measure(case: Case, effort: Effort) -> dict[str, Any]:
     Raises:
         processes.Failed: A process broke.
     """
-    if case.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            return {"missing": "torch finds no CUDA device here"}
-    if case.model.startswith("torchvision:"):
-        missing = _without("torchvision")
-        if missing:
-            return {"missing": missing}
+    missing = absent(case.model)
+    if missing:
+        return {"missing": missing}
     if case.part == "help":
         return _help(effort)
     if case.part == "export":
@@ -150,6 +147,21 @@ def _help(effort: Effort) -> dict[str, Any]:
         subprocess.run(arguments, check=True, capture_output=True)
         seconds.append(round(time.perf_counter() - start, 4))
     return {"seconds": seconds[1:], "command": "saliport" if command.exists() else "exporter.cli"}
+
+
+def absent(spec: str) -> str:
+    """Say which library a SPEC needs that cannot be used here, or nothing."""
+    from exporter.errors import UsageError
+    from exporter.sources import library
+
+    name, _, network = spec.partition(":")
+    if name not in LIBRARIES or not network:
+        return ""
+    try:
+        library.load(name)
+    except UsageError as error:
+        return _without(name) or str(error)
+    return ""
 
 
 def _without(module: str) -> str:

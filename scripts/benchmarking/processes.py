@@ -50,3 +50,8 @@ def cores(threads: int) -> list[int]:
     if not threads or not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0))[-threads:]
+
+
+def available() -> int:
+    """Return how many cores there are for a measurement."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

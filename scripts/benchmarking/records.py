@@ -11,6 +11,8 @@ from typing import Any
 from scripts.benchmarking.plan import MODELS, Case
 
 SCHEMA = 1
+LONGEST = 300
+"""Letters of what jsonschema says, its last ones: before them it may repeat the whole file."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,13 @@ class Records:
         """Read a file, if it is there.
 
         Raises:
-            ValueError: It is of another schema.
+            ValueError: It cannot be read, or is not as its schema says.
         """
         self._path = path
         self._records: dict[Case, Record] = {}
-        if path.exists():
-            stored = json.loads(path.read_text())
-            if stored.get("schema") != SCHEMA:
-                raise ValueError(f"{path} has schema {stored.get('schema')!r}; this version reads {SCHEMA}")
-            for one in stored["records"]:
-                record = Record(**{**one, "case": Case(**one["case"])})
-                self._records[record.case] = record
+        for one in _read(path):
+            record = Record(**{**one, "case": Case(**one["case"])})
+            self._records[record.case] = record
 
     def put(self, record: Record) -> None:
         """Keep a record in place of an earlier one; one without a result does not replace one with a result."""
@@ -87,3 +85,25 @@ class Records:
         text = ",\n".join("  " + json.dumps(record.to_json()) for record in self._records.values())
         aside.write_text(f'{{"schema": {SCHEMA}, "records": [\n{text}\n]}}\n')
         os.replace(aside, self._path)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the records in a file, if it is there, once they are known to be as the schema says."""
+    import jsonschema
+
+    try:
+        stored = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if isinstance(stored, dict) and stored.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(f"{path} has schema {stored['schema']!r}; this version reads {SCHEMA}")
+    schema = json.loads(Path(__file__).with_name("results.schema.json").read_text())
+    wrong = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(stored))
+    if wrong is not None:
+        said = wrong.message if len(wrong.message) <= LONGEST else f"… {wrong.message[-LONGEST:]}"
+        raise ValueError(f"{path} is no file of results: {wrong.json_path}: {said}")
+    return stored["records"]
