@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from exporter.errors import SaliportError
 from exporter.sources import resolve
 from scripts.benchmarking import files, machine, plan, processes
+from scripts.benchmarking.contenders import EVERYONE
 from scripts.benchmarking.measure import Effort, absent, measure
 from scripts.benchmarking.records import Record, Records
 from scripts.commands import as_given
@@ -135,7 +136,7 @@ def main(
         report(records, output)
         return
     given = tuple(dict.fromkeys(models.split(","))) if models is not None else ()
-    check(on_gpu, given, threads or ())
+    check(records, on_gpu, given, threads or ())
     names = given or (plan.MODELS[:1] if quick else plan.MODELS)
     counts = threads or tuple(count for count in plan.THREADS if count <= processes.available())
     wanted = plan.cases(chosen, names, batches or ((1,) if quick else plan.BATCHES), counts, side)
@@ -147,17 +148,21 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"--output {output} cannot be made: {error.strerror}") from error
-    run(list(wanted), records, effort, resume)
+    failed = run(list(wanted), records, effort, resume)
     report(records, output)
+    if failed:
+        click.echo(f"{failed} case(s) failed", err=True)
+        sys.exit(1)
 
 
-def check(on_gpu: bool, models: Iterable[str], threads: Iterable[int]) -> None:
-    """Refuse what cannot be measured, before anything is.
+def check(records: Records, on_gpu: bool, models: Iterable[str], threads: Iterable[int]) -> None:
+    """Refuse what cannot be measured, or not be kept, before anything is.
 
     A library of networks that is not here is no mistake in a SPEC: its cases are recorded as missing.
 
     Raises:
-        click.UsageError: There is no GPU, there are fewer cores than threads, or a SPEC names no network.
+        click.UsageError: There is no GPU, there are fewer cores than threads, the records are of another processor, or
+            a SPEC names no network.
     """
     if on_gpu:
         import torch
@@ -168,6 +173,11 @@ def check(on_gpu: bool, models: Iterable[str], threads: Iterable[int]) -> None:
     for count in threads:
         if count > cores:
             raise click.UsageError(f"--threads {count}: there are {cores} cores here")
+    here = machine.processor(machine.machine())
+    for record in records:
+        there = machine.processor(record.machine)
+        if there != here:
+            raise click.UsageError(f"the records are of {there}; this is {here}: keep its own with another --output")
     for spec in models:
         if absent(spec):
             continue
@@ -179,23 +189,35 @@ def check(on_gpu: bool, models: Iterable[str], threads: Iterable[int]) -> None:
             raise click.UsageError(str(error)) from error
 
 
-def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) -> None:
-    """Measure cases, and keep each as soon as it is done."""
+def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) -> int:
+    """Measure cases, and keep each as soon as it is done; returns how many failed."""
     command = as_given("benchmark.py")
+    failed = 0
     for number, case in enumerate(cases, 1):
         sources = files.sources(case.part)
         known = records.get(case)
-        if resume and known is not None and not known.missing and known.sources == sources:
+        if resume and known is not None and done(known, sources):
             continue
         start = time.perf_counter()
         try:
             result = measure(case, effort)
         except processes.Failed as error:
             result = {"missing": f"it failed: {error}"}
+            failed += 1
         missing = result.pop("missing", "")
-        records.put(Record(case, command, machine.machine(), machine.versions(), sources, missing, result))
+        kept = records.put(Record(case, command, machine.machine(), machine.versions(), sources, missing, result))
         taken = time.perf_counter() - start
-        click.echo(f"{number:>3}/{len(cases)}  {case}: {missing or f'{taken:.0f} s'}", err=True)
+        said = "; ".join(filter(None, (missing or f"{taken:.0f} s", kept)))
+        click.echo(f"{number:>3}/{len(cases)}  {case}: {said}", err=True)
+    return failed
+
+
+def done(known: Record, sources: str) -> bool:
+    """Say whether a case need not be measured again: its record holds, and who was not installed still is not."""
+    if known.missing or not known.holds(machine.machine(), machine.versions(), sources):
+        return False
+    left_out = [name for name, why in known.contenders().items() if why.endswith("not installed here")]
+    return all(EVERYONE[name].absent() for name in left_out)
 
 
 def report(records: Records, output: Path) -> None:

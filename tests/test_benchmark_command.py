@@ -1,9 +1,11 @@
-"""``scripts/benchmark.py`` as a command: what it refuses before it measures."""
+"""``scripts/benchmark.py`` as a command: what it refuses before it measures, and what it keeps."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,21 @@ from scripts.benchmarking.records import Record, Records
 
 SPEED = Case("speed", "resnet18")
 ONE_CASE = ("--models", "resnet18", "--only", "speed", "--batches", "1", "--threads", "1")
+NOT_INSTALLED = "captum is not installed here"
 
 
-def race(ms: float = 1.0) -> dict[str, Any]:
+def race(missing: dict[str, str] | None = None, ms: float = 1.0) -> dict[str, Any]:
+    """A race's result, in which some contenders have none."""
     rows: dict[str, Any] = {name: {"missing": "", "round_ms": [ms]} for name in (c.YARDSTICK, c.ARTIFACT, c.CAPTUM)}
+    rows |= {name: {"missing": why} for name, why in (missing or {}).items()}
     return {"yardstick": c.YARDSTICK, "calls": 2, "contenders": rows}
 
 
-def record(result: dict[str, Any], missing: str = "") -> Record:
+def record(result: dict[str, Any], missing: str = "", **more: Any) -> Record:
     """A record of :data:`SPEED` that holds here."""
     sources = files.sources(SPEED.part)
-    return Record(SPEED, "python", machine.machine(), machine.versions(), sources, missing, result)
+    made = Record(SPEED, "python", machine.machine(), machine.versions(), sources, missing, result)
+    return replace(made, **more)
 
 
 def start(*arguments: str | Path) -> Result:
@@ -54,6 +60,20 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 
     monkeypatch.setattr(benchmark, "measure", fake)
     return asked
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(case: Case, effort: Effort) -> dict[str, Any]:
+        raise processes.Failed("MemoryError")
+
+    monkeypatch.setattr(benchmark, "measure", fail)
+
+
+def times(output: Path) -> dict[str, list[float]]:
+    """The times that the one record in a file has."""
+    (found,) = Records(output / "results.json")
+    return {name: row["round_ms"] for name, row in found.result["contenders"].items() if not row["missing"]}
 
 
 # -- what is refused before anything is measured, or written -----------------------------------------------------
@@ -168,6 +188,17 @@ def test_results_that_cannot_be_read(tmp_path: Path) -> None:
     refuse("results.json cannot be read: Is a directory", "--report-only", "--output", tmp_path)
 
 
+def test_records_of_another_processor_get_no_company(tmp_path: Path, measured: list[Case]) -> None:
+    other = {**machine.machine(), "processor": "Abacus"}
+    Records(tmp_path / "results.json").put(record(race(), machine=other))
+    before = (tmp_path / "results.json").read_bytes()
+    refuse("the records are of Abacus (", *ONE_CASE, "--output", tmp_path)
+    refuse(f"this is {machine.processor(machine.machine())}: keep its own with another --output", "--output", tmp_path)
+    assert measured == []
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert start("--report-only", "--output", tmp_path).exit_code == 0
+
+
 def test_one_core_is_enough_for_what_is_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Case]
 ) -> None:
@@ -181,3 +212,103 @@ def test_the_help_has_the_defaults() -> None:
     for name in ("rounds", "seconds", "repeats"):
         usual, quick = (getattr(effort, name) for effort in (Effort(), benchmark.QUICK_EFFORT))
         assert f"[default: {usual:g}; quick: {quick:g}]" in said
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_the_exit_status(tmp_path: Path, failing: None) -> None:
+    result = start(*ONE_CASE, "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "1 case(s) failed" in result.stderr
+    (found,) = Records(tmp_path / "results.json")
+    assert found.missing == "it failed: MemoryError"
+    assert (tmp_path / "README.md").exists()
+
+
+def test_a_failure_is_said_where_the_earlier_record_stays(tmp_path: Path, failing: None) -> None:
+    Records(tmp_path / "results.json").put(record(race()))
+    result = start(*ONE_CASE, "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "it failed: MemoryError; the earlier record stays\n" in result.stderr
+    assert times(tmp_path)[c.ARTIFACT] == [1.0]
+
+
+def test_a_package_that_is_gone_takes_no_result_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Records(tmp_path / "results.json").put(record(race()))
+    left = {name: version for name, version in machine.versions().items() if name != "captum"}
+    monkeypatch.setattr(machine, "versions", lambda: left)
+    monkeypatch.setattr(benchmark, "measure", lambda *args: race({c.CAPTUM: NOT_INSTALLED}, 2.0))
+    result = start(*ONE_CASE, "--output", tmp_path)
+    assert result.exit_code == 0
+    assert f"the earlier record stays, for this one lacks {c.CAPTUM}\n" in result.stderr
+    assert times(tmp_path) == {name: [1.0] for name in (c.YARDSTICK, c.ARTIFACT, c.CAPTUM)}
+
+
+OTHERS = {
+    "machine": {**machine.machine(), "memory_gib": 1},
+    "versions": {**machine.versions(), "onnxruntime": "0.1"},
+    "sources": "of long ago",
+}
+"""What a record may have that is not so here."""
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_no_longer_holds_is_replaced(what: str, tmp_path: Path) -> None:
+    records = Records(tmp_path / "results.json")
+    records.put(record(race(), **{what: OTHERS[what]}))
+    assert records.put(record(race({c.CAPTUM: NOT_INSTALLED}, 2.0))) == ""
+    assert times(tmp_path) == {c.YARDSTICK: [2.0], c.ARTIFACT: [2.0]}
+
+
+@pytest.mark.parametrize("what", [*OTHERS, ""])
+def test_resuming_measures_what_no_longer_holds(what: str, tmp_path: Path, measured: list[Case]) -> None:
+    Records(tmp_path / "results.json").put(record(race(), **({what: OTHERS[what]} if what else {})))
+    assert start(*ONE_CASE, "--resume", "--output", tmp_path).exit_code == 0
+    assert measured == ([SPEED] if what else [])
+
+
+@pytest.mark.parametrize(
+    ("why", "absent", "again"),
+    [(NOT_INSTALLED, "", True), (NOT_INSTALLED, NOT_INSTALLED, False), ("it failed: no kernel", "", False)],
+)
+def test_resuming_measures_who_can_be_imported_by_now(
+    why: str, absent: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Case]
+) -> None:
+    Records(tmp_path / "results.json").put(record(race({c.CAPTUM: why})))
+    monkeypatch.setattr(c.Contender, "absent", lambda self: absent)
+    assert start(*ONE_CASE, "--resume", "--output", tmp_path).exit_code == 0
+    assert bool(measured) == again
+
+
+def test_resuming_measures_who_was_installed_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Case]
+) -> None:
+    before = {name: version for name, version in machine.versions().items() if name != "captum"}
+    Records(tmp_path / "results.json").put(record(race(), versions=before))
+    now = {**machine.versions(), "captum": "99"}
+    monkeypatch.setattr(machine, "versions", lambda: now)
+    assert start(*ONE_CASE, "--resume", "--output", tmp_path).exit_code == 0
+    assert measured == [SPEED]
+
+
+def test_records_have_the_version_of_all_that_contenders_import() -> None:
+    """Otherwise a newer one would leave a record as it is."""
+    installed = packages_distributions()
+    modules = {need.partition(".")[0] for contender in c.EVERYONE.values() for need in contender.needs} - {"exporter"}
+    for module in modules & installed.keys():
+        assert set(installed[module]) & set(machine.PACKAGES), module
+
+
+@pytest.mark.parametrize(("place", "parts"), [(place, ("speed", "session", "cuda")) for place in files.MEASURING])
+def test_what_times_a_record_is_among_its_sources(
+    place: str, parts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (files.ROOT / place).is_file()
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    (tmp_path / place).parent.mkdir(parents=True)
+    found = []
+    for text in ("x = 1", "x = 2"):
+        (tmp_path / place).write_text(text)
+        found.append({part: files.sources(part) for part in (*parts, "export")})
+    assert {part for part in found[0] if found[0][part] != found[1][part]} == set(parts)

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,31 @@ BY_HAND = "by-hand"
 
 FACTS = "facts.json"
 
+MEASURING = ("scripts/benchmarking/contenders.py", "scripts/benchmarking/timing.py", "scripts/benchmarking/worker.py")
+"""What opens sessions and times them."""
+
 
 def key(kind: str) -> str:
     """Return a hash of what a file depends on beside its name: the sources it is made by, and the packages."""
     others = {FORWARD: (), BY_HAND: ("scripts/benchmarking/by_hand.py",)}
     packages = ("torch", "onnx", "onnxscript") if kind == FORWARD else ("torch", "onnx")
+    return _hash(packages, (*others.get(kind, ("exporter",)), "models", "scripts/benchmarking/networks.py"))
+
+
+def _hash(packages: Sequence[str], places: Sequence[str]) -> str:
+    """Hash versions of packages, and the sources in files and folders."""
     digest = hashlib.sha256(json.dumps([versions().get(package) for package in packages]).encode())
-    for source in (*others.get(kind, ("exporter",)), "models", "scripts/benchmarking/networks.py"):
-        root = ROOT / source
+    for place in places:
+        root = ROOT / place
         for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def sources(part: str) -> str:
-    """Return a hash of what a part measures, so that a record tells whether it still holds."""
-    return key("onnxruntime") + (key(BY_HAND) if part == "by-hand" else "")
+    """Return a hash of what a part measures and how it is timed, so that a record tells whether it still holds."""
+    measured = key("onnxruntime") + (key(BY_HAND) if part == "by-hand" else "")
+    return measured if part in ("export", "help") else measured + _hash((), MEASURING)
 
 
 def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:

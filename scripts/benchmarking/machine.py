@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,6 +39,12 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(int(kib[0]) / 2**20) if kib else None,
         "system": f"{platform.system()}, Python {platform.python_version()}",
     }
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """Name a machine's processor: that of all records in one file."""
+    flags = " ".join(machine["flags"])
+    return f"{machine['processor']} ({machine['architecture']}), {machine['cores']} cores, {flags}"
 
 
 @cache

@@ -41,6 +41,14 @@ class Record:
         """Return the record as it stands in the file."""
         return {**vars(self), "case": self.case.to_json()}
 
+    def holds(self, machine: dict[str, Any], versions: dict[str, str], sources: str) -> bool:
+        """Say whether all that it was measured with is the same; a package that is gone since takes nothing from it."""
+        return self.machine == machine and self.sources == sources and versions.items() <= self.versions.items()
+
+    def contenders(self) -> dict[str, str]:
+        """Return who took part, each with why it has no result, or nothing."""
+        return {name: row["missing"] for name, row in self.result.get("contenders", {}).items()}
+
 
 class Records:
     """A results file, read once, and written whole after each change."""
@@ -57,13 +65,27 @@ class Records:
             record = Record(**{**one, "case": Case(**one["case"])})
             self._records[record.case] = record
 
-    def put(self, record: Record) -> None:
-        """Keep a record in place of an earlier one; one without a result does not replace one with a result."""
+    def put(self, record: Record) -> str:
+        """Keep a record in place of an earlier one, unless that would lose what still holds.
+
+        One without a result does not replace one with a result. One in which contenders have no result does not replace
+        one in which they have, as long as that was measured on the same machine, of the same sources and with the same
+        versions: it would hold what this one holds, and more.
+
+        Returns:
+            Why the earlier one stays, or nothing.
+        """
         earlier = self._records.get(record.case)
-        if record.missing and earlier and not earlier.missing:
-            return
+        if earlier and not earlier.missing:
+            if record.missing:
+                return "the earlier record stays"
+            found = record.contenders()
+            lost = [name for name, why in earlier.contenders().items() if not why and found.get(name, "unknown")]
+            if lost and earlier.holds(record.machine, record.versions, record.sources):
+                return f"the earlier record stays, for this one lacks {', '.join(lost)}"
         self._records[record.case] = record
         self._write()
+        return ""
 
     def get(self, case: Case) -> Record | None:
         """Return the record of a case."""
