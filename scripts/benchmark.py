@@ -7,8 +7,10 @@ made of that file. ``--quick`` takes two minutes. Everything takes far longer; `
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable
@@ -148,7 +150,12 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"--output {output} cannot be made: {error.strerror}") from error
-    failed = run(list(wanted), records, effort, resume)
+    try:
+        failed = run(list(wanted), records, effort, resume)
+    except (KeyboardInterrupt, SystemExit):
+        if results.exists():
+            click.echo(f"Interrupted: --report-only makes tables and plots of what {results} has by now.", err=True)
+        raise
     report(records, output)
     if failed:
         click.echo(f"{failed} case(s) failed", err=True)
@@ -221,14 +228,18 @@ def done(known: Record, sources: str) -> bool:
 
 
 def report(records: Records, output: Path) -> None:
-    """Make tables and plots of records."""
+    """Make tables and plots of records; each file is written aside, so that it is the old one or the new one."""
     from rich.console import Console
 
     from scripts.benchmarking import plots
     from scripts.benchmarking.report import document, tables
 
-    drawn = plots.draw(records, output)
-    (output / DOCUMENT).write_text(document(records, drawn))
+    with tempfile.TemporaryDirectory(dir=output, prefix=".report-") as folder:
+        aside = Path(folder)
+        drawn = plots.draw(records, aside)
+        (aside / DOCUMENT).write_text(document(records, drawn))
+        for name in (*drawn, DOCUMENT):
+            os.replace(aside / name, output / name)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)  # a file has no width

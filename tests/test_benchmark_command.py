@@ -1,9 +1,12 @@
-"""``scripts/benchmark.py`` as a command: what it refuses before it measures, and what it keeps."""
+"""``scripts/benchmark.py`` as a command: what it refuses before it measures, what it keeps, and how it ends."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -15,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from scripts import benchmark
 from scripts.benchmarking import contenders as c
-from scripts.benchmarking import files, machine, processes
+from scripts.benchmarking import files, machine, plots, processes
 from scripts.benchmarking.measure import Effort
 from scripts.benchmarking.plan import Case
 from scripts.benchmarking.records import Record, Records
@@ -312,3 +315,52 @@ def test_what_times_a_record_is_among_its_sources(
         (tmp_path / place).write_text(text)
         found.append({part: files.sources(part) for part in (*parts, "export")})
     assert {part for part in found[0] if found[0][part] != found[1][part]} == set(parts)
+
+
+# -- how it ends -------------------------------------------------------------------------------------------------
+
+
+def press_ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"),
+    [(press_ctrl_c, 1), (lambda: os.kill(os.getpid(), signal.SIGTERM), 143)],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_who_interrupts_hears_of_the_report(
+    stop: Callable[[], None], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(case: Case, effort: Effort) -> dict[str, Any]:
+        if case.batch > 1:
+            stop()
+        return race()
+
+    monkeypatch.setattr(benchmark, "measure", fake)
+    arguments = ("--models", "resnet18", "--only", "speed", "--output", tmp_path, "--batches")
+    result = start(*arguments, "8")
+    assert (result.exit_code, "Interrupted" in result.stderr) == (status, False)  # nothing is recorded
+    result = start(*arguments, "1,8")
+    assert result.exit_code == status
+    assert (
+        f"Interrupted: --report-only makes tables and plots of what {tmp_path}/results.json has by now.\n"
+        in result.stderr
+    )
+    assert start("--report-only", "--output", tmp_path).exit_code == 0
+
+
+def test_a_report_that_breaks_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Records(tmp_path / "results.json").put(record(race()))
+    assert start("--report-only", "--output", tmp_path).exit_code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "ratios.svg" in before
+
+    def breaks(records: Records, folder: Path) -> list[str]:
+        (folder / "ratios.svg").write_text("<svg")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(plots, "draw", breaks)
+    with pytest.raises(OSError, match="the disk is full"):
+        start("--report-only", "--output", tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
