@@ -43,8 +43,6 @@ QUICK_EFFORT = Effort(rounds=10, seconds=10, repeats=1, turns=1)
 NEEDED = ("jsonschema", "matplotlib", "onnxscript", "rich")
 """What no run can do without; contenders that are not installed are left out."""
 
-EVERYTHING = tuple(part for part in plan.PARTS if part not in plan.CUDA_PARTS)
-
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Positive integers, separated by commas."""
@@ -124,7 +122,7 @@ def main(
     lacking = [name for name in NEEDED if find_spec(name) is None]
     if lacking:
         raise click.UsageError(f"{', '.join(lacking)} not installed here: pip install -e '.[bench]'")
-    chosen = parts or (plan.CUDA_PARTS if device == "cuda" else QUICK if quick else EVERYTHING)
+    chosen = parts or (plan.CUDA_PARTS if device == "cuda" else QUICK if quick else plan.CPU_PARTS)
     on_gpu = any(part in plan.CUDA_PARTS for part in chosen)
     output = output or (QUICK_OUTPUT if quick else CUDA_OUTPUT if on_gpu else OUTPUT)
     results = output / RESULTS

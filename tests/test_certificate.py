@@ -513,3 +513,25 @@ def test_the_wrong_model_is_refused(tmp_path: Path) -> None:
         proof.prove(file, Judge(as_network(second, torch.zeros(1, 4)), "guided"))
     with pytest.raises(exporter.VerificationFailed, match="attribution"):
         proof.prove(file, Judge(as_network(first, torch.zeros(1, 4)), "gradient"))
+
+
+@pytest.mark.parametrize(
+    "when",
+    [lambda batch, target: target >= 0, lambda batch, target: target < 0],
+    ids=["for a named class", "for the predicted class"],
+)
+def test_what_sensitivity_excuses_must_agree_for_some_sample_of_each_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when
+) -> None:
+    original = proof.open_session
+
+    def skewed(path, runtime, *given, **options):
+        session = original(path, runtime, *given, **options)
+        return Skewed(session, when) if runtime == "onnxruntime" else session
+
+    monkeypatch.setattr(proof, "open_session", skewed)
+    monkeypatch.setitem(proof.NUDGE, "float32", 1.0)  # live autograd moves far: no bound of a sample is left
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    with pytest.raises(exporter.VerificationFailed, match="too few samples agree in bulk: none in a batch"):
+        exporter.export(nn.Sequential(*layers), (3, 8, 8), tmp_path / "a", formats=["onnx"])

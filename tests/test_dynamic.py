@@ -16,9 +16,10 @@ from torch.utils._sympy import functions
 
 import exporter
 import models
+from exporter import dynamic
 from exporter.dynamic import implied
 from exporter.network import Network
-from exporter.signature import Input, Signature
+from exporter.signature import Dimension, Input, Signature
 from tests import networks
 from tests.oracle import attribute
 from tests.test_artifact import SCHEMA_FILE
@@ -361,3 +362,10 @@ def test_a_condition_runs_as_its_formula_says(guard: sympy.Basic) -> None:
         true = all(bool(guard.xreplace({symbol: sympy.Integer(size) for symbol, size in one.items()})) for one in sizes)
         assert implied(guard, [], sizes[0]) == true
         assert implied(guard, [guard], sizes[0])
+
+
+def test_sizes_that_are_good_unevenly_have_the_smallest_even_step() -> None:
+    guard = sympy.Eq(functions.Mod(HEIGHT, 2) * functions.Mod(HEIGHT, 3), 0)  # 2, 3, 4, 6, 8, 9, ...
+    origin = dynamic._Origin("", False)
+    found = dynamic._solve("height", {HEIGHT}, {guard: origin}, {HEIGHT: 12}, lambda *_: None, {HEIGHT: "height"})
+    assert found == Dimension("height", 2, 2)

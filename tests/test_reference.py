@@ -181,3 +181,14 @@ def test_constants_of_float32_meet_what_is_float64() -> None:
     torch.testing.assert_close(attribution, (weights * weights.square().sum()).expand(2, 6), rtol=1e-7, atol=0)
     assert not torch.equal(weights, torch.arange(6).double() / 7)
     torch.testing.assert_close(logits, (x @ weights)[:, None] * weights.square().sum(), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("settings", [(0.5, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_another_threshold_is_no_rectifier(settings: tuple[float, float]) -> None:
+    def model(x: Tensor) -> Tensor:
+        return (F.threshold(x, *settings) * torch.tensor([1.0, -1, 1, -1])).sum(1, keepdim=True)
+
+    image = torch.tensor([[-2.0, 0.25, 0.75, 2.0]])
+    logits, (found,), _ = live(model, image, torch.tensor([0]), "guided")
+    assert torch.equal(logits, model(image))
+    assert torch.equal(found, torch.autograd.functional.jacobian(lambda x: model(x).sum(), image))

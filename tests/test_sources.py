@@ -335,3 +335,21 @@ def test_a_mask_may_hold_infinity() -> None:
     assert resolve("masked.py:net", arguments={"value": "0"}, weights="w.pt").model.mask[1] == -torch.inf
     with pytest.raises(exporter.UsageError, match="holds NaN or infinity in mask"):
         resolve("masked.py:net", arguments={"value": "nan"})
+
+
+def test_an_empty_wrapper_is_none(tmp_path: Path) -> None:
+    net = nn.Linear(4, 3)
+    (tmp_path / "net.py").write_text(LINEAR)
+    torch.save({"state_dict": {}, "model": net.state_dict()}, tmp_path / "w.pt")
+    loaded = resolve(f"{tmp_path}/net.py:make", weights=tmp_path / "w.pt")
+    assert torch.equal(loaded.model.get_parameter("weight"), net.weight)
+
+
+def test_a_users_folder_is_on_the_path_only_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(LINEAR)
+    before = list(sys.path)
+    resolve(f"{tmp_path}/net.py:make")
+    assert sys.path == before
+
+
+LINEAR = "import torch\n\n\ndef make():\n    return torch.nn.Linear(4, 3)\n"

@@ -27,7 +27,7 @@ BY_HAND = "by-hand"
 
 FACTS = "facts.json"
 
-MEASURING = ("scripts/benchmarking/contenders.py", "scripts/benchmarking/timing.py", "scripts/benchmarking/worker.py")
+MEASURING = tuple(f"scripts/benchmarking/{name}.py" for name in ("contenders", "guided", "timing", "worker"))
 """What opens sessions and times them."""
 
 

@@ -339,3 +339,10 @@ def test_an_operator_without_rule_is_named_with_its_place() -> None:
         r'see CONTRIBUTING\.md, "Adding an operator"\.',
         str(error.value),
     )
+
+
+@pytest.mark.parametrize("opset", range(MIN_OPSET, MAX_OPSET + 1))
+def test_the_ir_version_is_the_operator_sets_own(opset: int) -> None:
+    """A newer one is refused by runtimes that have the opset."""
+    model = translate(explicit(next(iter(BODIES))), OUTPUTS, opset)
+    assert model.ir_version == onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset]

@@ -470,3 +470,27 @@ def test_what_a_later_rewrite_replaces_is_not_traced(monkeypatch: pytest.MonkeyP
     lowered = apply(program, PASSES["onnxruntime"])
     assert traced == [True]
     assert count(lowered)["scatter_add.default"] == 0
+
+
+@pytest.mark.parametrize("target", ["cuda", "torchscript"])
+def test_negative_parts_stay_without_the_guided_rule(target: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(3)).eval()
+    images = torch.randint(-3, 9, (3, 2, 8, 8)).float()
+    model(images)
+    model.requires_grad_(False)[3].weight.copy_(torch.randint(-4, 5, model[3].weight.shape))
+    program = differentiate(canonicalize(capture(model, images)), METHODS["gradient"])
+    found, expected = (to_module(one)(images, torch.tensor([-1, 2, 0]))[1] for one in (lower(program, target), program))
+    assert (expected < 0).any()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 3), (3, 3)])
+def test_a_kernel_that_is_long_one_way_is_not_pointwise(kernel: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, kernel, bias=False), nn.ReLU())
+    model = nn.Sequential(*layers, nn.Conv2d(32, 32, 3, 2, 1, groups=32), nn.Flatten(), nn.LazyLinear(3)).eval()
+    images = torch.randn(3, 3, 9, 9)
+    model(images)
+    program = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
+    assert len(apply(program, [BY_NAME["pointwise phases"]]).graph.nodes) == len(program.graph.nodes)
