@@ -24,8 +24,8 @@ SUMMED = {4: "sum over height and width", 5: "sum over depth, height and width"}
 """Rank of a segmentation network's scores, ``[N, K, H, W]`` or ``[N, K, D, H, W]`` -> how they become logits."""
 
 
-_TRACED: type = torch.jit.TopLevelTracedModule  # type: ignore[attr-defined]
-"""What ``torch.jit.trace`` makes; a capture sees through it, as it does not through what is scripted."""
+_TRACED: Any = torch.jit.TopLevelTracedModule  # type: ignore[attr-defined]
+"""What ``torch.jit.trace`` makes; a capture sees through a part of it, as it does not through what is scripted."""
 
 
 class Network(nn.Module):
@@ -34,7 +34,7 @@ class Network(nn.Module):
     Everything after this, the capture as well as the judge, sees this function and nothing else of the model.
 
     Attributes:
-        model: The user's own, untouched.
+        model: The user's own, untouched; what ``torch.compile`` has wrapped is taken out of it.
         signature: How it is called.
     """
 
@@ -43,10 +43,11 @@ class Network(nn.Module):
 
         Raises:
             UsageError: The model is no module, not on the CPU, or has no values yet.
-            UnsupportedModel: A part of it is scripted.
+            UnsupportedModel: It is TorchScript, or a part of it that cannot be seen through is.
         """
         super().__init__()
         check_module(model)
+        model = uncompiled(model)
         check_present(model, type(model).__name__)
         scripted = _scripted(model)
         if scripted is not None:
@@ -171,6 +172,38 @@ def check_module(model: Any) -> None:
         raise UsageError(f"the model is {what}, and must be an instance of nn.Module")
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return a model without ``torch.compile``, which would compile it anew for every batch of the proof.
+
+    Modules that hold a compiled one are replaced by shallow copies, so that the user's stay as they are.
+    """
+    found: dict[nn.Module, nn.Module] = {}
+
+    def plain(module: nn.Module) -> nn.Module:
+        if module not in found:
+            found[module] = module  # one that holds itself
+            found[module] = _plain(module, plain)
+        return found[module]
+
+    return plain(model)
+
+
+def _plain(module: nn.Module, plain: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Return a module in which each other is what ``plain`` makes of it, and which is not compiled itself."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
+    inner = module._modules.get("_orig_mod")
+    if inner is not None and not module._forward_hooks and not module._forward_pre_hooks:
+        return plain(inner)
+    parts = {name: None if part is None else plain(part) for name, part in module._modules.items()}
+    same = all(part is module._modules[name] for name, part in parts.items())
+    if same and not getattr(module, "_compiled_call_impl", None):  # by what module.compile() sets
+        return module
+    new = module.__new__(type(module))
+    new.__dict__ = {**vars(module), "_modules": parts, "_compiled_call_impl": None}
+    return new
+
+
 def as_network(
     model: nn.Module,
     example: Tensor | Mapping[str, Tensor],
@@ -201,11 +234,16 @@ def draw(inputs: Sequence[Input], count: int, generator: torch.Generator) -> tup
 
 
 def _scripted(model: nn.Module) -> str | None:
-    """Return the name of a scripted part, or None; what is traced counts as a whole, with all that is in it."""
+    """Return the name of a part that cannot be seen through, or None; what is traced counts with all that is in it.
+
+    A part that was traced without convolutions may go to the trial.
+    """
     traced: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if isinstance(module, _TRACED):
-            traced += (f"{name}." if name else "",)
+            if not name or "aten::_convolution" in str(module.inlined_graph):
+                return name
+            traced += (f"{name}.",)
         elif isinstance(module, torch.jit.ScriptModule) and not name.startswith(traced):
             return name
     return None

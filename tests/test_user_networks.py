@@ -668,6 +668,42 @@ def test_a_part_in_torchscript_is_refused() -> None:
         exporter.build(model, torch.zeros(1, 8))
 
 
+@pytest.mark.filterwarnings("ignore:.*`torch.jit:DeprecationWarning")
+def test_what_is_traced_is_refused_at_once() -> None:
+    convolution = torch.jit.trace(nn.Conv1d(1, 2, 3), torch.zeros(2, 1, 8))
+    with pytest.raises(exporter.UnsupportedModel, match="it is TorchScript: its rectifiers cannot be told apart"):
+        exporter.build(convolution, torch.zeros(2, 1, 8))
+    model = Written(lambda net, x: net.second(net.first(x).sum(1)), first=convolution, second=nn.Linear(6, 3))
+    with pytest.raises(exporter.UnsupportedModel, match="Written has a part in TorchScript, first: its rectifiers"):
+        exporter.build(model, torch.zeros(2, 1, 8))
+
+
+@pytest.mark.parametrize("how", ["whole", "part", "in place"])
+def test_what_is_compiled_runs_as_it_was_written(how: str, tmp_path: Path) -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    model.append(model[1])
+    given: nn.Module = model
+    if how == "whole":
+        given = torch.compile(model, backend=backend)  # type: ignore[assignment]
+    elif how == "part":
+        model[2] = torch.compile(model[2], backend=backend)
+    else:
+        model.compile(backend=backend)
+    names = list(given.state_dict())
+    artifact = exporter.export(given, (8,), tmp_path / "a")
+    assert not compiled
+    assert list(given.state_dict()) == names
+    assert set(dict(torch.jit.load(artifact.folder / "model.pt").named_parameters())) <= {
+        name.replace("_orig_mod.", "") for name in names
+    }
+
+
 def test_bits_of_whole_numbers_are_refused_with_their_place(tmp_path: Path) -> None:
     model = Written(lambda net, x: net.second(net.first(x).relu() * (x.int() ^ x.sign().int())), **linear(8, 8, 3))
     with pytest.raises(exporter.UnsupportedOp, match=r"bitwise_xor\S*: of whole numbers, bit by bit, .*networks.py:"):
