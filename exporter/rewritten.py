@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -170,6 +171,25 @@ def _maximum_of_signal(
     return F.max_pool2d(image, (1, kernel), (1, step), (0, border), (1, apart), ceil_mode).squeeze(-2)
 
 
+def _power_average(
+    axes: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
+    """Write ``(n s)^(1/p)``, ``s`` the mean of ``x^p`` over a window of ``n``, with the derivative 0 where ``s`` is 0.
+
+    PyTorch's own, ``sign(s) relu(|s|)`` for ``s``, has a relu for that, which no method should change: live autograd
+    does not see it, inside of a call, and in a graph of operators it would be a rectifier.
+    """
+    if abs(norm_type) == inf:
+        return NotImplemented
+    window = per_axis(kernel_size, axes)
+    mean = _POWER_AVERAGES[axes](input.pow(norm_type), window, stride, 0, ceil_mode)
+    return torch.where(mean == 0, 0.0, mean).mul(prod(window)).pow(1.0 / norm_type)
+
+
+_POWER_AVERAGES: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+"""Number of axes -> the pool that takes the mean."""
+
+
 _AVERAGES: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 """Number of axes -> the pool of which some may be whole."""
 
@@ -197,6 +217,7 @@ _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
     F.affine_grid: _affine_grid,
     torch.affine_grid_generator: _affine_grid,
     **{pool: partial(_average, axes) for axes, pool in enumerate((torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d), 1)},
+    **{pool: partial(_power_average, axes) for axes, pool in enumerate((F.lp_pool1d, F.lp_pool2d, F.lp_pool3d), 1)},
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _maximum_of_signal),
     **{
         pool: partial(_adaptive_maximum, axes)

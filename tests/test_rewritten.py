@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
+import exporter
 from exporter.rewritten import Rewritten
 
 
@@ -107,3 +109,35 @@ def test_windows_as_long_as_an_axis_that_varies(pool: Callable[[Tensor], Tensor]
         ct = torch.randint(-4, 5, expected.shape).float()
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(*(torch.autograd.grad(y, x, ct)[0] for y in (found, expected)))
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.LPPool1d(2, 3), (2, 3, 8)),
+        (nn.LPPool1d(3, 2, stride=1, ceil_mode=True), (2, 3, 9)),
+        (nn.LPPool2d(2, (3, 2), stride=(2, 1), ceil_mode=True), (2, 3, 8, 6)),
+        (nn.LPPool2d(1, 2), (2, 3, 8, 6)),
+        (nn.LPPool2d(float("inf"), 2), (2, 3, 8, 6)),
+        (nn.LPPool3d(2, 2), (2, 3, 4, 4, 6)),
+    ],
+    ids=repr,
+)
+def test_power_averages_have_no_rectifier(pool: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Of inputs of both signs, and with whole windows of zeros, of which the derivative is zero."""
+    x = torch.randn(shape, dtype=torch.float64)
+    x[..., :4] = 0
+    assert x.min() < 0 < x.max()
+    x = x.abs() if pool.norm_type == 3 else x  # otherwise a root of a negative number
+    with Rewritten():
+        exported = torch.export.export(Pooled(pool), (x,))
+    assert torch.ops.aten.relu.default not in [node.target for node in exported.graph.nodes]
+    given = x.requires_grad_()
+    found, expected = exported.module()(given), pool(given)
+    ct = torch.randn_like(expected)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y, given, ct)[0] for y in (found, expected)))
+    first = nn.ReLU() if pool.norm_type == 3 else nn.Conv1d(3, 3, 1) if len(shape) == 3 else nn.Identity()
+    head = nn.Linear(expected[0].numel(), 3)
+    for before in (first, nn.ReLU()):
+        exporter.export(nn.Sequential(before, pool, nn.Flatten(), head), shape[1:], tmp_path / "a")
