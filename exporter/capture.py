@@ -7,13 +7,16 @@ import io
 import itertools
 import keyword
 import logging
+import re
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from traceback import FrameSummary
 from typing import Any
 
 import torch
+from sympy import Integer
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
@@ -21,7 +24,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from exporter.dynamic import Refusal, dimensions, fixed, fixed_at
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
-from exporter.lines import bracketed, in_text, of_error
+from exporter.lines import bracketed, in_text, of_error, of_frame, raised_by, statement
 from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
 from exporter.program import SCOPE, SOURCE, Program
@@ -77,7 +80,7 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     if isinstance(alone, Exception) and isinstance(together, Exception):
         shapes = " and ".join(f"{tuple(one[:1].shape)} ({one.dtype})" for one in pair)
         raise UnsupportedModel(
-            f"{name} does not run on an input of shape {shapes}: {first_line(alone)}. {_what_to_check(network)}"
+            f"{name} does not run on an input of shape {shapes}: {first_line(alone)}. {_what_to_check(network, alone)}"
         ) from alone
     if isinstance(alone, Exception):  # batch norm in training mode is one
         raise UnsupportedModel(
@@ -89,7 +92,7 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     if alone.ndim != 2 or alone.shape[0] != 1 or alone.shape[1] == 0:
         raise UnsupportedModel(
             f"{name} returns a tensor of shape {tuple(alone.shape)} for one input; "
-            "an attribution needs logits [N, K], one row of K class scores per input."
+            f"an attribution needs logits [N, K], one row of K class scores per input{_how_to_shape(alone, together)}."
         )
     if alone.dtype not in _FLOATS:
         raise UnsupportedModel(
@@ -101,13 +104,32 @@ def _probe(network: Network) -> tuple[Tensor, Tensor]:
     return alone, together
 
 
-def _what_to_check(network: Network) -> str:
+def _how_to_shape(alone: Tensor, together: Any) -> str:
+    """Say how scores become logits ``[N, K]``, from those of one sample and of two; nothing where it is unknown."""
+    if isinstance(together, Tensor) and together.shape[:1] == (2,) and together.ndim == alone.ndim + 1:
+        more = "" if together.ndim == 2 else "; a binary score needs unsqueeze(1)"
+        return f": squeeze() drops a batch of one, name its dimension{more}"
+    if alone.shape == (1,):
+        return "; a binary score needs unsqueeze(1)"
+    if alone.ndim == 3 and alone.shape[0] == 1:
+        return "; take .mean(-1) or .sum(-1) of scores at each position"
+    return ""
+
+
+def _what_to_check(network: Network, error: Exception) -> str:
     """Say what is likely the matter with how a network is called that does not run."""
+    line = raised_by(error)
+    if isinstance(error, (TypeError, IndexError)) and _BY_NAME.search(statement(line)):
+        return f"Its forward takes a dict{bracketed(line)}: wrap it in a module whose forward takes tensors."
     if not network.takes_its_inputs():
         return "Give one --input for each tensor that it takes."
     if [given.name for given in network.signature.inputs] == [IMAGE]:
         return "Check --input-shape and the weights."
     return "Check the shape and the dtype of each --input, and the weights."
+
+
+_BY_NAME = re.compile(r"\w\[f?[\"']")
+"""Source that takes something out of a dict."""
 
 
 _FLOATS = {getattr(torch, name) for name in FLOATS}
@@ -140,7 +162,10 @@ def _first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(tensor[:1] for tensor in inputs)
 
 
-_FIXED_BATCH = "{} works with a fixed batch size only; use x.shape[0] or -1 in place of the number, or of len(x){}."
+_FIXED_BATCH = (
+    "{} works with a fixed batch size only; use x.shape[0] or -1 in place of the number, or of len(x){}. "
+    "int(), float() and comparisons make a number of it too: write a // b for int(a / b)."
+)
 
 
 def _run(network: Network, inputs: tuple[Tensor, ...]) -> Any:
@@ -173,9 +198,13 @@ def _export(network: Network) -> torch.export.ExportedProgram:
         if "specialized" in message or "Constraints violated" in message:
             raise UnsupportedModel(_FIXED_BATCH.format(_name(network), bracketed(_fixed_batch_at(network)))) from error
         if "data-dependent" in message or "GuardOnDataDependent" in type(error).__name__:
+            line = in_text(message)
+            advice = "Rewrite the branch with torch.where, or export the branch that you need"
+            if statement(line).startswith("assert"):
+                advice = "Remove the assertion"
             raise UnsupportedModel(
-                f"the control flow of {_name(network)} depends on the data{bracketed(in_text(message))}, so no fixed "
-                "graph describes it. Rewrite the branch with torch.where, or export the branch that you need."
+                f"the control flow of {_name(network)} depends on the data{bracketed(line)}, so no fixed graph "
+                f"describes it. {advice}."
             ) from error
         raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {first_line(error)}") from error
 
@@ -186,7 +215,20 @@ def _fixed_batch_at(network: Network) -> str:
     with _quiet(), contextlib.suppress(Exception):
         exported = torch.export.export(network, pair, dynamic_shapes=(tuple({0: Dim.AUTO} for _ in pair),))
         value = next(node.meta["val"] for node in exported.graph.nodes if "val" in node.meta)
-        return fixed_at(value.fake_mode.shape_env, len(pair[0]))
+        env = value.fake_mode.shape_env
+        return fixed_at(env, len(pair[0])) or _asked_of(value.shape[0].node.expr, env)
+    return ""
+
+
+def _asked_of(batch: Any, env: Any) -> str:
+    """Return the line in which a question is asked of the batch that has another answer for others; or nothing."""
+    for guard in env.guards:
+        frame = guard.sloc.framework_loc
+        answers = (guard.expr.xreplace({batch: Integer(size)}) for size in range(2, 9))
+        if batch in guard.expr.free_symbols and isinstance(frame, FrameSummary) and not all(map(bool, answers)):
+            line = of_frame(frame)
+            if line:
+                return line
     return ""
 
 

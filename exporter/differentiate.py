@@ -52,7 +52,11 @@ def differentiate(
     reached = _reached(program, sources)
     logits_node = program.outputs[0]
     if logits_node not in reached:
-        raise UnsupportedModel("the logits do not depend on the image: there is nothing to attribute")
+        raise UnsupportedModel(
+            "autograd finds no way from the logits to the image: the forward pass leaves it out, detaches, or runs "
+            "under torch.no_grad(), or every way to them has a derivative of zero, as round() and sign() have; there "
+            "is nothing to attribute"
+        )
     pullback = _Pullback(method, formulations or {}, reached, _before_poles(program))
 
     fakes = {name: node.meta["val"] for node, name in program.names().items()}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import re
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -18,6 +21,11 @@ def in_text(text: str, or_any: bool = False) -> str:
 def of_error(error: BaseException) -> str:
     """Return the innermost of the user's lines on the way to an error."""
     return _innermost(traceback.extract_tb(error.__traceback__))
+
+
+def raised_by(error: BaseException) -> str:
+    """Return the user's line that raised an error itself; nothing where what it called did."""
+    return _innermost(traceback.extract_tb(error.__traceback__)[-1:])
 
 
 def running() -> str:
@@ -35,7 +43,22 @@ def bracketed(line: str) -> str:
     return f" ({line})" if line else ""
 
 
-def _innermost(frames: traceback.StackSummary) -> str:
+def statement(line: str) -> str:
+    """Return the source of the statement that a line of the user's, ``model.py:88``, is in; nothing where unknown."""
+    file, _, number = line.rpartition(":")
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        source = Path(file).read_text()
+        around = [
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.stmt) and node.lineno <= int(number) <= (node.end_lineno or 0)
+        ]
+        if around:
+            return ast.get_source_segment(source, max(around, key=lambda node: node.lineno)) or ""
+    return ""
+
+
+def _innermost(frames: Iterable[traceback.FrameSummary]) -> str:
     own = [frame for frame in frames if _is_users(frame.filename)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 

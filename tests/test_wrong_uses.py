@@ -323,11 +323,35 @@ NETWORKS = {
     ),
     "a dict": (net("Dict"), r"Dict returns dict, not a tensor of logits .* --output-key out"),
     "nothing": (net("Nothing"), r"Nothing returns NoneType, not a tensor of logits"),
-    "a sequence": (net("Sequence", "3,4,4"), r"Sequence returns a tensor of shape \(1, 3, 16\).*logits \[N, K\]"),
-    "one number per input": (net("Vector"), r"Vector returns a tensor of shape \(1,\).*logits \[N, K\]"),
+    "a sequence": (
+        net("Sequence", "3,4,4"),
+        r"Sequence returns a tensor of shape \(1, 3, 16\).*logits \[N, K\].*take .mean\(-1\) or .sum\(-1\) of scores",
+    ),
+    "one number per input": (
+        net("Vector"),
+        r"Vector returns a tensor of shape \(1,\).*logits \[N, K\].*; a binary score needs unsqueeze\(1\)",
+    ),
+    "a batch of one that is dropped": (
+        net("Squeezes"),
+        r"Squeezes returns a tensor of shape \(4,\).*: squeeze\(\) drops a batch of one, name its dimension\.$",
+    ),
+    "a batch of one score that is dropped": (
+        net("SqueezesScore"),
+        r"of shape \(\).*drops a batch of one, name its dimension; a binary score needs unsqueeze\(1\)",
+    ),
+    "an assertion on data": (
+        net("Asserts"),
+        rf"control flow of Asserts depends on the data \(.*nets.py:{line_of('torch.isnan(')}\).*Remove the assertion",
+    ),
+    "a fraction of the batch": (
+        net("Windows"),
+        rf"fixed batch size only.*nets.py:{line_of('batch = int(')}\).*write a // b for int\(a / b\)",
+    ),
     "one number": (net("Scalar"), r"Scalar returns a tensor of shape \(\).*logits \[N, K\]"),
     "no classes": (net("NoClasses"), r"NoClasses returns a tensor of shape \(1, 0\)"),
-    "a constant": (net("Constant"), r"logits do not depend on the image"),
+    "a constant": (net("Constant"), r"no way from the logits to the image: the forward pass leaves it out"),
+    "a part without gradients": (net("FrozenPart"), r"no way from the logits to the image: .*torch.no_grad\(\)"),
+    "whole numbers in between": (net("Rounds"), r"no way from the logits to the image: .*a derivative of zero"),
     "logits that are not finite": (net("NotFinite"), r"NotFinite returns NaN or infinity"),
     "a pinned batch": (net("Pinned"), r"Pinned works with a fixed batch size only"),
     "a batch that is mixed": (net("Mixes"), r"the logits of Mixes for one input depend on the other inputs"),
@@ -543,6 +567,15 @@ def test_a_traceback_is_shown_on_demand_only(debug: bool) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     assert ("Traceback" in result.stderr) == debug
     assert result.returncode == (1 if debug else 2)
+
+
+@pytest.mark.usefixtures("own_files")
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")  # PyTorch, of a tensor's item by name
+def test_an_input_by_name() -> None:
+    result = run(*net("TakesDict"))
+    assert result.exit_code == 2
+    place = rf"\(.*nets.py:{line_of('(batch[')}\)"
+    assert re.search(rf"not run on .*Its forward takes a dict {place}: wrap it in a module", result.stderr)
 
 
 @pytest.mark.usefixtures("own_files")
