@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
+from exporter.errors import UnsupportedModel
+from exporter.lines import bracketed, running
 from exporter.patch import Patch
 from exporter.sizes import is_one, known, per_axis
 from exporter.spellings.sampling import affine_grid
@@ -186,6 +188,13 @@ def _power_average(
     return torch.where(mean == 0, 0.0, mean).mul(prod(window)).pow(1.0 / norm_type)
 
 
+def _packed(*args: Any, **kwargs: Any) -> Tensor:
+    raise UnsupportedModel(
+        f"pack_padded_sequence{bracketed(running())} leaves out what is beyond each length, and how much that is no "
+        "graph knows beforehand: give padded sequences to the layer whole, without packing"
+    )
+
+
 _POWER_AVERAGES: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 """Number of axes -> the pool that takes the mean."""
 
@@ -212,6 +221,7 @@ def _whole(x: Tensor, window: Sequence[Any], padding: Any) -> list[int]:
 _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
     F.dropout: _dropout,
     torch.dropout: _dropout,
+    torch._pack_padded_sequence: _packed,
     torch.cdist: _cdist,
     torch.linspace: _linspace,
     F.affine_grid: _affine_grid,

@@ -240,4 +240,13 @@ class Windows(nn.Module):
         windows = x.reshape(-1, 2)
         batch = int(windows.shape[0] / (x.shape[1] / 2))
         return torch.relu(windows.view(batch, -1))
+
+class Packs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(4, 3, batch_first=True)
+    def forward(self, x):
+        lengths = torch.full((x.shape[0],), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.rnn(packed)[1][-1]
 """

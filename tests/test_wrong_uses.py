@@ -339,6 +339,10 @@ NETWORKS = {
         net("SqueezesScore"),
         r"of shape \(\).*drops a batch of one, name its dimension; a binary score needs unsqueeze\(1\)",
     ),
+    "a packed sequence": (
+        net("Packs", "5,4"),
+        rf"pack_padded_sequence \(.*nets.py:{line_of('packed = ')}\) leaves out .*: give padded sequences .* whole",
+    ),
     "an assertion on data": (
         net("Asserts"),
         rf"control flow of Asserts depends on the data \(.*nets.py:{line_of('torch.isnan(')}\).*Remove the assertion",
