@@ -91,7 +91,7 @@ OPTIONS = {
     ),
     "an unknown dynamic size": (
         ("--model", "mlp", "--dynamic", "batch,time"),
-        r"unknown size 'time'; there are batch, length, depth, height, width",
+        r"unknown size 'time'; there are batch, length, steps, depth, height, width",
     ),
     "a batch that does not vary": (("--model", "mlp", "--dynamic", "height"), r"the batch is always dynamic"),
     "a height that the network has not": (
