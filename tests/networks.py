@@ -160,6 +160,21 @@ class Sequence(nn.Module):
         return self.head((F.relu(x) * mask[..., None]).sum(1))
 
 
+class Restored(nn.Module):
+    """Halves a signal or a volume and makes it as large again as it was, odd or even."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        convolution = {1: nn.Conv1d, 3: nn.Conv3d}[axes]
+        transposed = {1: nn.ConvTranspose1d, 3: nn.ConvTranspose3d}[axes]
+        self.down, self.up = convolution(2, 4, 3, 2, 1), transposed(4, 2, 3, 2, 1, groups=2)
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.up(F.relu(self.down(x)), output_size=x.shape[2:])
+        return self.head(x.flatten(2).mean(2))
+
+
 class Volume(nn.Module):
     """Scores each voxel, halves the volume and doubles it again."""
 

@@ -510,6 +510,9 @@ CALLS: list[tuple[Any, ...]] = [
     (aten.conv2d.default, (X[0], tensor(4, 3, 2, 3), tensor(4), [1, 2])),
     (aten.conv2d.padding, (X[0], tensor(4, 3, 2, 3), None, [1, 1], "same")),
     (aten.conv2d.default, (X, tensor(4, 3, 2, 3), tensor(4), [1, 1], [1, 0], [1, 2])),
+    (aten.conv_transpose1d.default, (X[0], tensor(6, 4, 3), tensor(4), [2], [1], [1])),
+    (aten.conv_transpose2d.input, (X, tensor(3, 2, 3, 2), None, [2, 1], [1, 0], [1, 2], 3, [1, 3])),
+    (aten.conv_transpose3d.input, (X[None], tensor(2, 4, 3, 3, 3), tensor(4), [2], [1], [1])),
     (aten.scaled_dot_product_attention.default, (tensor(2, 6, 3, 5), tensor(2, 2, 7, 5), tensor(2, 2, 7, 4)), GROUPED),
 ]
 

@@ -73,6 +73,13 @@ OTHERS = {
     "ward": (networks.Ward, [Input("signal", (2, 24)), Input("features", (5,))], ("length",), ((6, 1),)),
     "padded": (networks.Padded, [Input("signal", (2, 24)), Input("mask", (24,))], ("length",), ((1, 1),)),
     "sequence": (networks.Sequence, [Input("sequence", (16, 5)), Input("mask", (16,))], ("steps",), ((1, 1),)),
+    "restored signal": (lambda: networks.Restored(1), [Input("image", (2, 11))], ("length",), ((3, 1),)),
+    "restored volume": (
+        lambda: networks.Restored(3),
+        [Input("image", (2, 6, 7, 8))],
+        ("depth", "height", "width"),
+        ((3, 1), (3, 1), (3, 1)),
+    ),
     "volume": (networks.Volume, [Input("image", (1, 6, 8, 8))], ("depth", "height", "width"), ((4, 2), (4, 2), (4, 2))),
 }
 """Name -> factory, inputs, what varies beside the batch, and the smallest value and the step of each."""

@@ -505,6 +505,18 @@ def windows(net: Any, x: Tensor) -> Tensor:
     return net.head((x * x.softmax(3)).amax((3, 5)).mean((2, 3)))
 
 
+def restored(net: Any, x: Tensor) -> Tensor:
+    """Is made as large again as it was before a stride: where that was odd, and where a row is to spare."""
+    y = F.conv2d(x, net.conv.weight, net.conv.bias, stride=2, padding=1).relu()
+    spare = [length - 2 * short + 1 for length, short in zip(x.shape[2:], y.shape[2:], strict=True)]
+    x = x * F.conv_transpose2d(y, net.conv.weight, None, 2, 1, spare)
+    kernels = torch.linspace(-1, 1, 36).reshape(4, 1, 3, 3)
+    return net.head(
+        (F.conv_transpose2d(y, kernels, net.conv.bias, 2, 2, [spare[0] + 1, 1], 4, 3) * 2).amax((2, 3))
+        + net.conv(x).mean((2, 3))
+    )
+
+
 def strips(net: Any, x: Tensor) -> Tensor:
     """Pools rows, columns, and all that there is as one row."""
     x = net.conv(x).relu()
@@ -548,6 +560,7 @@ def written(net: Any, x: Tensor) -> Tensor:
         pooled,
         gated,
         windows,
+        restored,
         strips,
         moved,
         written,
@@ -562,6 +575,7 @@ def written(net: Any, x: Tensor) -> Tensor:
         "pooled",
         "gated",
         "windows",
+        "restored",
         "strips",
         "moved",
         "written",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import UnsupportedOp
+from exporter.rules.linear import TRANSPOSED
 from exporter.sizes import is_one, known, per_axis
 from exporter.spellings.indexing import diagonal
 from exporter.spellings.reduction import vector_norm
@@ -68,6 +69,28 @@ def _of_own_kernels(
     product = torch.matmul(weight.reshape([groups, -1, inner * math.prod(kernel)]), columns)
     y = product.reshape([x.shape[0], weight.shape[0], *size[2 - axes :]])
     return y if bias is None else y + bias.reshape([-1] + [1] * axes)
+
+
+@spelling(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def _conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Tensor:
+    """An output padding is a number: where it varies, the largest there is, and what is too long is cut off."""
+    axes = weight.ndim - 2
+    settings = [per_axis(setting, axes) for setting in (output_padding, stride, dilation)]
+    widest = [more if known(more) is not None else max(s, d) - 1 for more, s, d in zip(*settings, strict=True)]
+    y = TRANSPOSED[axes](x, weight, bias, stride, padding, widest, groups, dilation)
+    if all(known(more) is not None for more in settings[0]):
+        return y
+    surplus = [more - most for more, most in zip(settings[0], widest, strict=True)]
+    return torch.constant_pad_nd(y, [width for end in reversed(surplus) for width in (0, end)])
 
 
 @spelling(aten.linear.default)
