@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx, track_tensor
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    get_proxy_mode,
+    get_proxy_slot,
+    make_fx,
+    track_tensor,
+)
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -123,9 +129,11 @@ def same_shape(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors have the same shape at every batch size.
 
     ``a.shape == b.shape`` would compare a size of 2 with the dynamic batch by the example's, and where that is 2 fix
-    the batch for good.
+    the batch for good. No trace records the question: one of them may be of an earlier program, and a trace knows how
+    to compute some formulas of its sizes only.
     """
-    return a.ndim == b.ndim and all(statically_known_true(n == m) for n, m in zip(a.shape, b.shape, strict=True))
+    with disable_proxy_modes_tracing():
+        return a.ndim == b.ndim and all(statically_known_true(n == m) for n, m in zip(a.shape, b.shape, strict=True))
 
 
 def of_weights(node: fx.Node) -> bool:

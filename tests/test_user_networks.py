@@ -505,6 +505,17 @@ def windows(net: Any, x: Tensor) -> Tensor:
     return net.head((x * x.softmax(3)).amax((3, 5)).mean((2, 3)))
 
 
+def rounded(net: Any, x: Tensor) -> Tensor:
+    """Has windows whose number is a fraction rounded up: PyTorch keeps the formula of how wide they are, which is 2."""
+    x = F.conv2d(x, net.conv.weight, net.conv.bias, stride=2, padding=1).relu()
+    count, channels, height, width = x.shape
+    across = math.ceil(width / 2)
+    pairs = x.reshape(count * channels * height, across, 2)
+    pairs = (pairs * pairs.softmax(2)).reshape(count, channels, height, across * 2)
+    halves = x.reshape(count, channels, -1, across)
+    return net.head((pairs * 2).mean((2, 3)) + (halves * halves.softmax(3)).amax((2, 3)))
+
+
 def restored(net: Any, x: Tensor) -> Tensor:
     """Is made as large again as it was before a stride: where that was odd, and where a row is to spare."""
     y = F.conv2d(x, net.conv.weight, net.conv.bias, stride=2, padding=1).relu()
@@ -560,6 +571,7 @@ def written(net: Any, x: Tensor) -> Tensor:
         pooled,
         gated,
         windows,
+        rounded,
         restored,
         strips,
         moved,
@@ -575,6 +587,7 @@ def written(net: Any, x: Tensor) -> Tensor:
         "pooled",
         "gated",
         "windows",
+        "rounded",
         "restored",
         "strips",
         "moved",
