@@ -528,6 +528,19 @@ def restored(net: Any, x: Tensor) -> Tensor:
     )
 
 
+def centred(net: Any, x: Tensor, write: bool = False) -> Tensor:
+    """Reads or writes the middle of what may be longer than what comes up from below, or just as long."""
+    x = F.conv2d(F.pad(x, (1, 2, 1, 2)), net.conv.weight, net.conv.bias).relu()
+    below = F.interpolate(F.max_pool2d(x, 3, 2), scale_factor=2)
+    height, width = below.shape[2:]
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    if not write:
+        return net.head((below * x[:, :, top : top + height, left : left + width]).mean((2, 3)))
+    whole = x.clone()
+    whole[:, :, top : top + height] *= 2
+    return net.head(whole.amax((2, 3)))
+
+
 def strips(net: Any, x: Tensor) -> Tensor:
     """Pools rows, columns, and all that there is as one row."""
     x = net.conv(x).relu()
@@ -573,6 +586,8 @@ def written(net: Any, x: Tensor) -> Tensor:
         windows,
         rounded,
         restored,
+        centred,
+        partial(centred, write=True),
         strips,
         moved,
         written,
@@ -589,6 +604,8 @@ def written(net: Any, x: Tensor) -> Tensor:
         "windows",
         "rounded",
         "restored",
+        "centred",
+        "centred, written",
         "strips",
         "moved",
         "written",

@@ -139,7 +139,7 @@ def slice_(
     length, taken = x.shape[dim], y.shape[dim]
     if isinstance(length, int):
         first, _, _ = slice(start, end, step).indices(length)
-    elif start in (None, 0) and step == 1 and known(taken - length) == 0:
+    elif (start is None or known(start) == 0) and step == 1 and known(taken - length) == 0:
         return ct
     elif dim % x.ndim == 0:
         raise UnsupportedOp("a slice of the batch has no vjp rule: every image needs its own logits")

@@ -213,7 +213,7 @@ def _slice_scatter(
     """What is before, the new value, what is after; with a step, a scatter."""
     length = x.shape[dim]
     if not isinstance(length, int):
-        if start in (None, 0) and step == 1 and source.shape[dim] == length:
+        if (start is None or known(start) == 0) and step == 1 and known(source.shape[dim] - length) == 0:
             return source
         if dim % x.ndim == 0:
             raise UnsupportedOp("writing into a part of the batch has no spelling: every image needs its own logits")
