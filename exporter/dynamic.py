@@ -16,19 +16,24 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from sympy import Equality, Symbol, lambdify
+from sympy import Equality, Ge, Gt, Integer, Le, Lt, Symbol, lambdify
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 from torch.utils._sympy.printers import PythonPrinter
 
 from exporter.errors import UnsupportedModel
 from exporter.lines import of_frame
-from exporter.signature import BATCH, Dimension
+from exporter.signature import BATCH, NEAR, Dimension
 
 REACH = 4096
 """Sizes up to which guards are tried."""
 
+LONGEST = 4 * REACH
+"""The longest table of which the end is looked for."""
+
 WIDEST = REACH // 8
 """How far apart good sizes may lie."""
+
+_INEQUALITIES = (Ge, Gt, Le, Lt)
 
 NEARBY = 9
 """How many values of each size a condition is tried with."""
@@ -72,8 +77,11 @@ def dimensions(
     """
     hints = {size.node.expr: size.node.hint for group in sizes.values() for size in group}
     env = next(iter(sizes.values()))[0].node.shape_env
-    # Sizes found equal, by one symbol.
-    guards = {env.replace(guard.expr): _Origin(_asked(guard), _of_layout(guard)) for guard in env.guards}
+    guards: dict[Any, _Origin] = {}
+    for guard in env.guards:
+        asked = env.replace(guard.expr)  # sizes found equal, by one symbol
+        origin = guards.get(asked, _Origin("", True))
+        guards[asked] = _Origin(origin.line or _asked(guard), origin.of_layout and _of_layout(guard))
     symbols = {name: {size.node.expr for size in group} for name, group in sizes.items()}
     names = {symbol: name for name, group in symbols.items() for symbol in group}
     _check_apart(symbols, env)
@@ -100,8 +108,13 @@ def _solve(
     itself runs no further: one that adds a part of a table of positions is good for as many as the table has.
     """
     sample = next(hints[symbol] for symbol in symbols)
-    about = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
-    reach = max(REACH, 2 * sample)
+    every = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
+    about = every
+    limits = (guard for guard in about if isinstance(guard, _INEQUALITIES))
+    tables = (int(number) for guard in limits for number in guard.atoms(Integer) if number <= LONGEST)
+    reach = max(
+        REACH, 2 * sample, *(4 * number for number in tables)
+    )  # after strides an input is longer than its table
 
     def broken(size: int) -> Iterator[Any]:
         values = {**hints, **dict.fromkeys(symbols, size)}
@@ -120,21 +133,26 @@ def _solve(
         step = next(steps, 0) if of_shapes else 0
     largest = None
     if step == 0:
-        about = {guard: holds for guard, holds in about.items() if not guards[guard].of_layout}
+        about = {guard: holds for guard, holds in every.items() if not guards[guard].of_layout}
         step, largest = _bounded([size for size in range(1, reach + 1) if holds(size)], sample, reach)
-    if step == 0 or (largest is not None and not explain(name, largest + step)):
+    beyond = largest is not None and not explain(name, largest + step)
+    if step == 0 or beyond:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
         guard = next((guard for guard in broken(other) if guards[guard].line), None)
         line = "" if guard is None else guards[guard].line
-        why = explain(name, other)
-        if guard is not None and not why and not isinstance(guard, Equality):
+        if guard is not None and not isinstance(guard, Equality) and not explain(name, other):
             raise UnsupportedModel(_asks(f" at {line} whether {_named(guard, names)}", f"a {name} of {other}"))
-        if largest is not None and not why and not line:
-            raise UnsupportedModel(_asks(f" whether the {name} is at most {largest}", f"a {name} of {other}"))
+        if largest is not None and beyond and not line:
+            raise UnsupportedModel(_asks(f" whether the {name} is at most {largest}", f"a {name} of {largest + step}"))
         raise UnsupportedModel(fixed(name, sample, other, explain, line))
     smallest = sample
+    while smallest > step and 2 * (smallest - step) >= sample and holds(smallest - step):
+        smallest -= step
+    about = every  # what the proof does not try is not taken on trust
     while smallest > step and holds(smallest - step):
         smallest -= step
+    if largest is not None and largest > NEAR * sample:
+        largest = next(filter(holds, range(largest, sample, -step)), sample)
     return Dimension(name, smallest, step, largest)
 
 
@@ -166,7 +184,12 @@ def _check_together(
     Small, as they are, large and far apart, and equal.
     """
     samples = {one.name: next(hints[symbol] for symbol in symbols[one.name]) for one in found}
-    asking = {guard: _compiled(guard) for guard, origin in guards.items() if origin.line}
+    bounded = any(one.max is not None for one in found)
+    asking = {
+        guard: _compiled(guard)
+        for guard, origin in guards.items()
+        if origin.line or (bounded and not origin.of_layout and isinstance(guard, _INEQUALITIES))
+    }
     tried = []
     for one in found:
         larger = samples[one.name] + one.multiple_of * NEARBY
@@ -179,7 +202,8 @@ def _check_together(
         for guard, holds in asking.items():
             if not holds(values):
                 where = ", ".join(f"{name} {size}" for name, size in at.items())
-                raise UnsupportedModel(_asks(f" at {guards[guard].line} whether {_named(guard, names)}", where))
+                line = guards[guard].line
+                raise UnsupportedModel(_asks(f"{f' at {line}' if line else ''} whether {_named(guard, names)}", where))
 
 
 def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:

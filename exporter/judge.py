@@ -17,7 +17,7 @@ from exporter.network import Network, copied, draw
 from exporter.parity import Values
 from exporter.reference import Choose, live
 from exporter.runtime import PREDICTED
-from exporter.signature import BATCH, Dimension, Input, Signature
+from exporter.signature import BATCH, NEAR, Dimension, Input, Signature
 from exporter.together import Step
 
 NEAR_TIE = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-5}
@@ -283,4 +283,4 @@ def _smallest(dimension: Dimension, sample: int) -> int:
 
 def _largest(dimension: Dimension, sample: int) -> int:
     """Return the largest size, or the sample's own where it is far above."""
-    return sample if dimension.max is None or dimension.max > 2 * sample else dimension.max
+    return sample if dimension.max is None or dimension.max > NEAR * sample else dimension.max

@@ -188,18 +188,22 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return plain(model)
 
 
+_DYNAMO = "torch._dynamo.eval_frame"
+"""Where the wrapper is defined; it is not imported for this, which takes a second."""
+
+
 def _plain(module: nn.Module, plain: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """Return a module in which each other is what ``plain`` makes of it, and which is not compiled itself."""
     if isinstance(module, torch.jit.ScriptModule):
         return module
-    inner = module._modules.get("_orig_mod")
+    inner = module._modules.get("_orig_mod") if type(module).__module__ == _DYNAMO else None
     if inner is not None and not module._forward_hooks and not module._forward_pre_hooks:
         return plain(inner)
     parts = {name: None if part is None else plain(part) for name, part in module._modules.items()}
     same = all(part is module._modules[name] for name, part in parts.items())
     if same and not getattr(module, "_compiled_call_impl", None):  # by what module.compile() sets
         return module
-    new = module.__new__(type(module))
+    new = object.__new__(type(module))  # a graph module's own __new__ makes another class
     new.__dict__ = {**vars(module), "_modules": parts, "_compiled_call_impl": None}
     return new
 

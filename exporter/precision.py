@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
+from exporter.errors import SaliportError
 from exporter.patch import Patch
 
 _original, _twins = torch.finfo, threading.local()
@@ -38,6 +40,10 @@ def _finfo_of_float32() -> Iterator[None]:
         _twins.running -= 1
 
 
+class Narrow(SaliportError):
+    """A constant that was kept in float32 is written into, or meets what is float64 where that cannot be."""
+
+
 class Throughout(TorchFunctionMode):
     """Lets a network compute in float64 throughout: where it casts what is float64 to float32, it stays as it is.
 
@@ -45,16 +51,18 @@ class Throughout(TorchFunctionMode):
     float32 has no such cast.
     """
 
-    def __init__(self, twin: bool = False) -> None:
+    def __init__(self, twin: bool = False, keep: bool = False) -> None:
         """Prepare.
 
         Args:
             twin: Whether the network stands for one in a narrower dtype: then an RMS norm without an epsilon of its
-                own keeps that of float32, ``torch.finfo`` answers for float32, and constants that it makes have the
-                digits that they have in float32: what is computed of them alone is, whatever their dtype is said to be.
+                own keeps that of float32, constants that it makes have the digits that they have in float32, and
+                ``torch.finfo`` answers for float32.
+            keep: Whether constants stay in float32 where a twin casts or makes them to float64, so that what it
+                computes of them alone is computed as in float32. It ends with :class:`Narrow` where they cannot.
         """
         super().__init__()
-        self._twin, self._kept = twin, False
+        self._twin, self._keep = twin, keep
         self._patch = _finfo_of_float32() if twin else nullcontext()
 
     def __enter__(self) -> Throughout:
@@ -78,9 +86,15 @@ class Throughout(TorchFunctionMode):
             and kwargs.get("dtype") == torch.float64
             and not any(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
         ):
-            return func(*args, **{**kwargs, "dtype": torch.float32}).double()
+            made = func(*args, **{**kwargs, "dtype": torch.float32})
+            return made if self._keep else made.double()
+        if self._keep:
+            return self._kept(func, args, kwargs)
+        return self._wide(func, args, kwargs)
+
+    def _wide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64):
-            return self._of_constants(func, args, kwargs) if self._twin else func(*args, **kwargs)
+            return func(*args, **kwargs)
         if func is Tensor.float:
             return args[0]
         if self._twin and func in (F.rms_norm, torch.rms_norm):
@@ -88,28 +102,30 @@ class Throughout(TorchFunctionMode):
         wider = {torch.float32: torch.float64}
         args = tuple(wider.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
         kwargs = {key: wider.get(one, one) if isinstance(one, torch.dtype) else one for key, one in kwargs.items()}
-        return self._of_constants(func, args, kwargs) if self._twin else func(*args, **kwargs)
+        return func(*args, **kwargs)
 
-    def _of_constants(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call in which constants of float32 may meet what is float64; in a network of float32 all is."""
-        dtypes = {one.dtype for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
-        if torch.float32 not in dtypes:
-            return func(*args, **kwargs)
-        if func in _CASTS and args and args[0].dtype == torch.float32:
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        if func in _CASTS and first is not None and first.dtype != torch.float64:
             named = (getattr(one, "dtype", one) for one in (*args[1:], *kwargs.values()))
             if torch.float64 in named:
-                self._kept = True
-                return args[0]
+                return first.to(torch.float32, copy=bool(kwargs.get("copy")))
+        dtypes = {one.dtype for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        if not {torch.float32, torch.float64} <= dtypes:
+            return self._wide(func, args, kwargs)
+        if first is not None and first.dtype == torch.float32 and _WRITES.fullmatch(func.__name__):
+            raise Narrow(f"{func.__name__} writes what is float64 into a constant")
         try:
-            return func(*args, **kwargs)
-        except RuntimeError:  # a matrix product, say, takes no two dtypes
-            if not self._kept or torch.float64 not in dtypes:
-                raise
-        wider = tree_map_only(Tensor, lambda one: one.double() if one.dtype == torch.float32 else one, (args, kwargs))
-        return func(*wider[0], **wider[1])
+            return self._wide(func, args, kwargs)
+        except RuntimeError as error:  # a matrix product, say, takes no two dtypes
+            raise Narrow(f"{func.__name__} takes no two dtypes") from error
 
 
-_CASTS = {Tensor.to, Tensor.type_as}
+_CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
+
+_WRITES = re.compile(r"__(setitem|i[a-z]+)__|[a-z].*[^_]_")
+"""Names of functions that write into their first argument."""
 
 
 def _with_epsilon(

@@ -174,8 +174,8 @@ class _Tried:
         return session(as_input(session, arrays), target.numpy())
 
 
-_MIXED = re.compile(r"double.*float|float.*double", re.IGNORECASE)
-"""What PyTorch says of operands of two dtypes: ``expected scalar type Double but found Float``."""
+_MIXED = re.compile(r"double.*float|float.*double|dtype to be equal|mixed dtype", re.IGNORECASE)
+"""What PyTorch says of operands of two dtypes, such as ``expected scalar type Double but found Float``."""
 
 
 class _Trial:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from exporter.errors import SaliportError, UnsupportedModel, first_line
 from exporter.lines import bracketed, of_error
-from exporter.precision import Throughout
+from exporter.precision import Narrow, Throughout
 
 aten = torch.ops.aten
 
@@ -57,9 +58,24 @@ def live(
         rival maxima.
     """
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if twin:
+        with suppress(Narrow, UnsupportedModel):  # a constant is written into, or where no two dtypes may meet
+            return _live(model, given, target, method, count, twin, keep=True)
+    return _live(model, given, target, method, count, twin, keep=False)
+
+
+def _live(
+    model: Callable[..., Tensor],
+    given: tuple[Tensor, ...],
+    target: Tensor | Choose,
+    method: str,
+    count: bool,
+    twin: bool,
+    keep: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in given]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    throughout = Throughout(twin) if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
+    throughout = Throughout(twin, keep) if any(leaf.dtype == torch.float64 for leaf in wanted) else nullcontext()
     with torch.enable_grad(), throughout, Mended(), Rectify(method, count) as rectify, _refusals(model):
         logits = model(*(leaf.clone() for leaf in leaves))  # cloned: a model may overwrite its input
         wished = target if isinstance(target, Tensor) else target(logits.detach())
@@ -115,23 +131,22 @@ class Mended(TorchFunctionMode):
     ) -> Any:
         """Run a call, an attention with a mask of its own dtype, and watch its gradient if it is a norm's."""
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            args, kwargs = _with_mask(*args, **kwargs)
+        if func in _ATTENTIONS:
+            args, kwargs = _with_wide_masks(args, kwargs)
         y = func(*args, **kwargs)
         if func in _NORMS and y.requires_grad:
             y.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
         return y
 
 
-def _with_mask(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return an attention's arguments with a mask of the query's dtype, unless it says yes and no."""
-    if attn_mask is not None and attn_mask.is_floating_point():
-        attn_mask = attn_mask.to(query.dtype)
-    return (query, key, value, attn_mask, *args), kwargs
+def _with_wide_masks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return an attention's arguments, those of float32 in float64 where the query is; not by a cast that is kept."""
+    if args[0].dtype != torch.float64:
+        return args, kwargs
+    return tree_map_only(Tensor, lambda x: x.double() if x.dtype == torch.float32 else x, (args, kwargs))
 
 
+_ATTENTIONS = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
 _NORMS = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
 
 

@@ -37,6 +37,10 @@ SIZES = (BATCH, *AXES)
 """Names of the sizes that may vary."""
 
 
+NEAR = 2
+"""How many times as large as the sample a largest size may be for the proof to try it."""
+
+
 @dataclass(frozen=True)
 class Dimension:
     """A size that may vary.

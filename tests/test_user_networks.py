@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import exporter
 from exporter.lowering import TARGETS
+from exporter.network import uncompiled
 from exporter.runtime import RUNTIMES
 from exporter.sources import load_weights
 from tests.oracle import attribute
@@ -743,9 +744,31 @@ def test_what_is_compiled_runs_as_it_was_written(how: str, tmp_path: Path) -> No
     artifact = exporter.export(given, (8,), tmp_path / "a")
     assert not compiled
     assert list(given.state_dict()) == names
-    assert set(dict(torch.jit.load(artifact.folder / "model.pt").named_parameters())) <= {
-        name.replace("_orig_mod.", "") for name in names
-    }
+    held = {name for name, _ in torch.jit.load(artifact.folder / "model.pt").named_buffers()}
+    assert held == {name.replace("_orig_mod.", "") for name in names}
+
+
+class Wrapper(nn.Module):
+    """Has a part that is named as torch.compile names its own, and does more than that part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._orig_mod(x).relu() * 2
+
+
+def test_a_part_of_that_name_is_no_compiled_network() -> None:
+    wrapper = Wrapper()
+    assert uncompiled(wrapper) is wrapper
+
+
+def test_a_graph_module_that_is_compiled_keeps_its_own_forward() -> None:
+    traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(8, 3), nn.ReLU()))
+    traced.compile(backend=lambda graph, inputs: pytest.fail("it is compiled"))
+    x = torch.randn(2, 8)
+    assert torch.equal(uncompiled(traced)(x), traced.get_submodule("0")(x).relu())
 
 
 def test_bits_of_whole_numbers_are_refused_with_their_place(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ BY_HAND = "by-hand"
 
 FACTS = "facts.json"
 
-MEASURING = tuple(f"scripts/benchmarking/{name}.py" for name in ("contenders", "guided", "timing", "worker"))
-"""What opens sessions and times them."""
+MEASURING = ("contenders", "guided", "measure", "processes", "profiling", "timing", "worker")
+"""Modules here that open sessions and time them."""
 
 
 def key(kind: str) -> str:
@@ -49,9 +49,13 @@ def _hash(packages: Sequence[str], places: Sequence[str]) -> str:
 
 
 def sources(part: str) -> str:
-    """Return a hash of what a part measures and how it is timed, so that a record tells whether it still holds."""
+    """Return a hash of what a part measures and, of races and sessions, how: a record tells whether it still holds."""
     measured = key("onnxruntime") + (key(BY_HAND) if part == "by-hand" else "")
-    return measured if part in ("export", "help") else measured + _hash((), MEASURING)
+    return (
+        measured
+        if part in ("export", "help")
+        else measured + _hash((), [f"scripts/benchmarking/{name}.py" for name in MEASURING])
+    )
 
 
 def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:
