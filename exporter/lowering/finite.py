@@ -144,7 +144,7 @@ def _blocked_mask(match: Match) -> Any:
 
     With the passes on phases below a file takes 0.81 of the time of one that compares, for a mobilenet_v2, and 0.90 for
     a resnet50 or densenet121, 0.98 for a vgg16, 1.00 for a resnet18; for 8 images 0.73 for a mobilenet_v2, 0.91 for a
-    resnet50, 0.94 for a resnet18: medians of interleaved runs, in docs/benchmark.
+    resnet50, 0.94 for a resnet18: medians of interleaved runs, in docs/benchmark/xeon.
     """
     found = _find(match.node)
     if found is None:
