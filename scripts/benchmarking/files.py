@@ -27,7 +27,10 @@ BY_HAND = "by-hand"
 
 FACTS = "facts.json"
 
-MEASURING = ("contenders", "guided", "measure", "processes", "profiling", "timing", "worker")
+MEASURING = tuple(
+    f"scripts/benchmarking/{name}.py"
+    for name in ("contenders", "guided", "measure", "processes", "profiling", "timing", "worker")
+)
 """Modules here that open sessions and time them."""
 
 
@@ -51,11 +54,7 @@ def _hash(packages: Sequence[str], places: Sequence[str]) -> str:
 def sources(part: str) -> str:
     """Return a hash of what a part measures and, of races and sessions, how: a record tells whether it still holds."""
     measured = key("onnxruntime") + (key(BY_HAND) if part == "by-hand" else "")
-    return (
-        measured
-        if part in ("export", "help")
-        else measured + _hash((), [f"scripts/benchmarking/{name}.py" for name in MEASURING])
-    )
+    return measured if part in ("export", "help") else measured + _hash((), MEASURING)
 
 
 def path_of(spec: str, side: int, kind: str, cache: Path) -> Path:
