@@ -112,9 +112,8 @@ def _solve(
     about = every
     limits = (guard for guard in about if isinstance(guard, _INEQUALITIES))
     tables = (int(number) for guard in limits for number in guard.atoms(Integer) if number <= LONGEST)
-    reach = max(
-        REACH, 2 * sample, *(4 * number for number in tables)
-    )  # after strides an input is longer than its table
+    # After strides an input is longer than its table.
+    reach = max(REACH, 2 * sample, *(4 * number for number in tables))
 
     def broken(size: int) -> Iterator[Any]:
         values = {**hints, **dict.fromkeys(symbols, size)}
@@ -141,9 +140,9 @@ def _solve(
         guard = next((guard for guard in broken(other) if guards[guard].line), None)
         line = "" if guard is None else guards[guard].line
         if guard is not None and not isinstance(guard, Equality) and not explain(name, other):
-            raise UnsupportedModel(_asks(f" at {line} whether {_named(guard, names)}", f"a {name} of {other}"))
+            raise UnsupportedModel(_asks(_named(guard, names), f"a {name} of {other}", line))
         if largest is not None and beyond and not line:
-            raise UnsupportedModel(_asks(f" whether the {name} is at most {largest}", f"a {name} of {largest + step}"))
+            raise UnsupportedModel(_asks(f"the {name} is at most {largest}", f"a {name} of {largest + step}"))
         raise UnsupportedModel(fixed(name, sample, other, explain, line))
     smallest = sample
     while smallest > step and 2 * (smallest - step) >= sample and holds(smallest - step):
@@ -202,8 +201,7 @@ def _check_together(
         for guard, holds in asking.items():
             if not holds(values):
                 where = ", ".join(f"{name} {size}" for name, size in at.items())
-                line = guards[guard].line
-                raise UnsupportedModel(_asks(f"{f' at {line}' if line else ''} whether {_named(guard, names)}", where))
+                raise UnsupportedModel(_asks(_named(guard, names), where, guards[guard].line))
 
 
 def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
@@ -219,8 +217,7 @@ def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
     guard = next((guard for guard in ties if _asked(guard)), None)
     if guard is None:
         raise UnsupportedModel(f"the network takes {', '.join(symbols)} that depend on each other only; let one vary")
-    question = f" at {_asked(guard)} whether {', '.join(symbols)} are to each other as here"
-    raise UnsupportedModel(_asks(question, "other sizes"))
+    raise UnsupportedModel(_asks(f"{', '.join(symbols)} are to each other as here", "other sizes", _asked(guard)))
 
 
 def _named(guard: Any, names: Mapping[Any, str]) -> str:
@@ -228,10 +225,11 @@ def _named(guard: Any, names: Mapping[Any, str]) -> str:
     return str(guard.xreplace({symbol: Symbol(name) for symbol, name in names.items()}))
 
 
-def _asks(question: str, where: str) -> str:
-    """Return the message about a question that a network asks of sizes."""
+def _asks(question: str, where: str, line: str = "") -> str:
+    """Return the message about a question that a network asks of sizes, in a line of the user's where it is known."""
+    at = f" at {line}" if line else ""
     return (
-        f"the network asks{question}, and takes another way at {where}: a graph has one way. "
+        f"the network asks{at} whether {question}, and takes another way at {where}: a graph has one way. "
         "Let fewer sizes vary, or write that with torch.where."
     )
 

@@ -18,6 +18,9 @@ import models
 from exporter.errors import UsageError
 from exporter.sources.origin import class_and_first_line
 
+LIBRARIES = ("torchvision", "timm")
+"""Those whose networks a SPEC names with a colon: ``timm:NAME``."""
+
 
 def load(name: str) -> ModuleType:
     """Import a library.

@@ -16,6 +16,7 @@ from typing import Any
 
 from exporter.errors import UsageError
 from exporter.sources.factory import call
+from exporter.sources.library import LIBRARIES
 from exporter.sources.origin import Made, class_and_first_line, did_you_mean
 
 OWN_PACKAGES = ("exporter", "models")
@@ -63,7 +64,7 @@ class Python:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{self.place}.".startswith(f"{error.name}."):
                 raise _unimportable(self.place, self.place, error) from error
-            hint = did_you_mean(self.place, ("torchvision", "timm"))
+            hint = did_you_mean(self.place, LIBRARIES)
             raise UsageError(
                 f"--model {self.spec!r}: there is no module {error.name!r} in the current folder or among the "
                 f"installed packages.{hint}"

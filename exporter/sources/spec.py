@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exporter.errors import UsageError
+from exporter.sources.library import LIBRARIES
 from exporter.sources.origin import Origin
 from exporter.sources.python import Python
 from exporter.sources.timm import Timm
@@ -21,7 +22,7 @@ def origin_of(spec: str) -> Origin:
         UsageError: It is none of these.
     """
     library, colon, name = spec.partition(":")
-    if colon and library in ("torchvision", "timm"):
+    if colon and library in LIBRARIES:
         if not name:
             raise UsageError(f"--model {spec!r}: name the network too, for example {library}:resnet18")
         return Torchvision(name) if library == "torchvision" else Timm(name)

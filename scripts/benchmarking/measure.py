@@ -21,9 +21,6 @@ from scripts.benchmarking.plan import Case
 STEADY = 10
 """Calls in a session's process; the last half of them count as steady."""
 
-LIBRARIES = ("torchvision", "timm")
-"""Of networks, which not everyone has."""
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -155,7 +152,7 @@ def absent(spec: str) -> str:
     from exporter.sources import library
 
     name, _, network = spec.partition(":")
-    if name not in LIBRARIES or not network:
+    if name not in library.LIBRARIES or not network:
         return ""
     try:
         library.load(name)
