@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from exporter.runtime import PREDICTED, Explanation, Session, load
     from exporter.signature import Input
 
+__version__ = "0.1.0"
+"""Written here, for a checkout that is not installed has no metadata."""
+
 __all__ = [
     "PREDICTED",
     "Artifact",

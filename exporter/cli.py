@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter import report
+from exporter import __version__, report
 from exporter.errors import SaliportError, UnsupportedModel, UsageError, VerificationFailed
 from exporter.options import METHOD_NAMES, TARGET_NAMES, Formats, NamedInput, Shape, Sizes, model_options
 from exporter.signature import FLOATS, Input
@@ -42,7 +42,7 @@ Examples:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="saliport", prog_name="saliport")
+@click.version_option(__version__, prog_name="saliport")
 def main() -> None:
     """Compile a network and its saliency map into one artifact, proven equal to live autograd."""
 

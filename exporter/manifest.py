@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact
+from exporter import __version__, artifact
 from exporter.artifact import SCHEMA
 from exporter.methods import Method
 from exporter.network import Network
@@ -56,7 +55,7 @@ def describe(
     output = {"output_key": signature.output_key, "reduction": reduction}
     return {
         "schema": SCHEMA,
-        "producer": f"saliport {version('saliport')}",
+        "producer": f"saliport {__version__}",
         "model": {
             "class": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -210,16 +210,21 @@ def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) 
             result = {"missing": f"it failed: {error}"}
             failed += 1
         missing = result.pop("missing", "")
-        kept = records.put(Record(case, command, machine.machine(), machine.versions(), sources, missing, result))
+        record = Record(case, command, machine.machine(), machine.versions(), sources, missing, result)
+        kept = records.put(record)
         taken = time.perf_counter() - start
-        said = "; ".join(filter(None, (missing or f"{taken:.0f} s", kept)))
+        failed += bool(record.broken())
+        said = "; ".join(filter(None, (missing or f"{taken:.0f} s", record.broken(), kept)))
         click.echo(f"{number:>3}/{len(cases)}  {case}: {said}", err=True)
     return failed
 
 
 def done(known: Record, sources: str) -> bool:
-    """Say whether a case need not be measured again: its record holds, and who was not installed still is not."""
-    if known.missing or not known.holds(machine.machine(), machine.versions(), sources):
+    """Say whether a case need not be measured again.
+
+    Its record holds, all its files were made, and who was not installed still is not.
+    """
+    if known.missing or known.broken() or not known.holds(machine.machine(), machine.versions(), sources):
         return False
     left_out = [name for name, why in known.contenders().items() if why.endswith("not installed here")]
     return all(EVERYONE[name].absent() for name in left_out)

@@ -21,7 +21,7 @@ from scripts.benchmarking import contenders as c
 from scripts.benchmarking import files, machine, plots, processes
 from scripts.benchmarking.measure import Effort
 from scripts.benchmarking.plan import Case
-from scripts.benchmarking.records import Record, Records
+from scripts.benchmarking.records import NOT_MADE, Record, Records
 
 SPEED = Case("speed", "resnet18")
 ONE_CASE = ("--models", "resnet18", "--only", "speed", "--batches", "1", "--threads", "1")
@@ -237,6 +237,16 @@ def test_a_failure_is_said_where_the_earlier_record_stays(tmp_path: Path, failin
     assert times(tmp_path)[c.ARTIFACT] == [1.0]
 
 
+def test_a_file_that_was_not_made_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = f"{NOT_MADE}: RuntimeError: no space"
+    monkeypatch.setattr(benchmark, "measure", lambda *args: race({c.ARTIFACT: why}, 2.0))
+    result = start(*ONE_CASE, "--output", tmp_path)
+    assert result.exit_code == 1
+    assert f"; {why}\n" in result.stderr
+    assert "1 case(s) failed" in result.stderr
+    assert times(tmp_path) == {c.YARDSTICK: [2.0], c.CAPTUM: [2.0]}
+
+
 def test_a_package_that_is_gone_takes_no_result_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Records(tmp_path / "results.json").put(record(race()))
     left = {name: version for name, version in machine.versions().items() if name != "captum"}
@@ -273,7 +283,12 @@ def test_resuming_measures_what_no_longer_holds(what: str, tmp_path: Path, measu
 
 @pytest.mark.parametrize(
     ("why", "absent", "again"),
-    [(NOT_INSTALLED, "", True), (NOT_INSTALLED, NOT_INSTALLED, False), ("it failed: no kernel", "", False)],
+    [
+        (NOT_INSTALLED, "", True),
+        (NOT_INSTALLED, NOT_INSTALLED, False),
+        ("it failed: no kernel", "", False),
+        (NOT_MADE, "", True),
+    ],
 )
 def test_resuming_measures_who_can_be_imported_by_now(
     why: str, absent: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Case]

@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import exporter
 from exporter import differentiate, lowering, methods
+from exporter.cli import main
 from tests.command import NETS, run, snapshot
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +48,21 @@ def test_a_shipped_network_by_default() -> None:
     folder = Path("artifacts/digits_cnn-guided")
     assert sorted(os.listdir(folder)) == ["manifest.json", "model.onnx", "model.pt"]
     assert str(folder) in result.stdout
+
+
+def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a version, as the installed one does, and exports."""
+    assert metadata.version("saliport") == exporter.__version__
+    monkeypatch.setattr(
+        metadata.Distribution, "from_name", lambda name: (_ for _ in ()).throw(metadata.PackageNotFoundError(name))
+    )
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version("saliport")
+    said = CliRunner().invoke(main, ["--version"])
+    assert said.output == f"saliport, version {exporter.__version__}\n"
+    assert run("--model", "digits_cnn", "--format", "onnx").exit_code == 0
+    manifest = json.loads(Path("artifacts/digits_cnn-guided/manifest.json").read_text())
+    assert manifest["producer"] == f"saliport {exporter.__version__}"
 
 
 def test_every_option() -> None:

@@ -11,6 +11,9 @@ from typing import Any
 from scripts.benchmarking.plan import MODELS, Case
 
 SCHEMA = 1
+NOT_MADE = "its file was not made"
+"""What a contender's reason begins with where its file broke, which is no property of the machine."""
+
 LONGEST = 300
 """Letters of what jsonschema says, its last ones: before them it may repeat the whole file."""
 
@@ -48,6 +51,10 @@ class Record:
     def contenders(self) -> dict[str, str]:
         """Return who took part, each with why it has no result, or nothing."""
         return {name: row["missing"] for name, row in self.result.get("contenders", {}).items()}
+
+    def broken(self) -> str:
+        """Say why a file that contenders load was not made, or nothing."""
+        return next((why for why in self.contenders().values() if why.startswith(NOT_MADE)), "")
 
 
 class Records:

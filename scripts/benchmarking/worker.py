@@ -15,6 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from scripts.benchmarking.records import NOT_MADE
+
 FIRST = 3
 """Calls of a contender before it counts as one that works: some compile at the second."""
 
@@ -28,7 +30,7 @@ def prepare(task: dict[str, Any]) -> dict[str, Any]:
         try:
             made |= files.prepare(task["model"], task["side"], kind, Path(task["cache"]))
         except Exception as error:  # one that fails does not take the others with it
-            made["missing"][kind] = f"its file was not made: {_reason(error)}"
+            made["missing"][kind] = f"{NOT_MADE}: {_reason(error)}"
     if "shape" not in made:
         made["shape"] = networks.network(task["model"], task["side"])[1]
     return made

@@ -95,9 +95,15 @@ def _pointed(x: Tensor) -> Tensor:
     """Values written to places."""
     x[:, [2, 0]] = x[:, [0, 1]].sin()
     x[:, :, [1, -1], [0, 2]] = x[:, :, 2, :2] * 2
-    x[:, :, [3, 3, 4]] += x[:, :, :3] * 0.5
+    x[:, :, [3, 5, 4]] += x[:, :, :3] * 0.5
     x.index_fill_(3, torch.tensor([1]), 0.5)
     return x.index_copy(2, torch.tensor([5]), x[:, :, :1].exp())
+
+
+def _pointed_twice(x: Tensor) -> Tensor:
+    """Two values written to one place, of which the last one stays: on a CPU, for a GPU has no order."""
+    x[:, :, [3, 3, 4]] += x[:, :, :3] * 0.5
+    return x
 
 
 class Transformer(nn.Module):
@@ -418,6 +424,7 @@ BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "diagonals": lambda: lambda x: x.diagonal(1, 2, 3) * torch.einsum("ncii->ni", x[:, :, :5])[:, None, :4],
     "a diagonal written": lambda: lambda x: (x * 1).diagonal_scatter(x[:, :, 0] * 2, 0, 2, 3),
     "written by index": lambda: lambda x: _pointed(x * 1),
+    "written twice by index": lambda: lambda x: _pointed_twice(x * 1),
     "added by index": lambda: (
         lambda x: x.index_add(1, torch.tensor([2, 2, 0]), x.sin()).scatter_add(
             2, x.argmax(2, keepdim=True), x[:, :, :1]
