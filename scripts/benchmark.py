@@ -166,23 +166,28 @@ def check(records: Records, on_gpu: bool, models: Iterable[str], threads: Iterab
     A library of networks that is not here is no mistake in a SPEC: its cases are recorded as missing.
 
     Raises:
-        click.UsageError: There is no GPU, there are fewer cores than threads, the records are of another processor, or
-            a SPEC names no network.
+        click.UsageError: There is no GPU, there are fewer cores than threads, the records are of another processor or
+            GPU, or a SPEC names no network.
     """
+    gpu = ""
     if on_gpu:
         import torch
 
         if not torch.cuda.is_available():
             raise click.UsageError("torch finds no CUDA device here")
+        gpu = torch.cuda.get_device_name()
     cores = processes.available()
     for count in threads:
         if count > cores:
             raise click.UsageError(f"--threads {count}: there are {cores} cores here")
-    here = machine.processor(machine.machine())
+    here = [machine.processor(machine.machine()), gpu]
     for record in records:
-        there = machine.processor(record.machine)
-        if there != here:
-            raise click.UsageError(f"the records are of {there}; this is {here}: keep its own with another --output")
+        there = [machine.processor(record.machine), record.result.get("gpu", gpu) if on_gpu else gpu]
+        for theirs, ours in zip(there, here, strict=True):
+            if theirs != ours:
+                raise click.UsageError(
+                    f"the records are of {theirs}; this is {ours}: keep its own with another --output"
+                )
     for spec in models:
         if absent(spec):
             continue

@@ -700,6 +700,7 @@ def test_pytorch_grad_cam_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> 
 def test_on_a_gpu_the_parts_for_it_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[Case]] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
     monkeypatch.setattr(benchmark, "run", lambda cases, *rest: asked.append(cases))
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(benchmark.main, ["--device", "cuda"], catch_exceptions=False).exit_code == 0

@@ -202,6 +202,20 @@ def test_records_of_another_processor_get_no_company(tmp_path: Path, measured: l
     assert start("--report-only", "--output", tmp_path).exit_code == 0
 
 
+def test_records_of_another_gpu_get_no_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Case]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    Records(tmp_path / "results.json").put(record({**race(), "gpu": "GPU 1"}))
+    cuda = ("--device", "cuda", "--models", "resnet18", "--output", tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU 2")
+    refuse("the records are of GPU 1; this is GPU 2: keep its own with another --output", *cuda)
+    assert measured == []
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU 1")
+    assert start(*cuda).exit_code == 0
+    assert measured
+
+
 def test_one_core_is_enough_for_what_is_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Case]
 ) -> None:

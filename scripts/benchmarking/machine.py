@@ -20,6 +20,7 @@ PACKAGES = (
     "captum",
     "grad-cam",
     "torchvision",
+    "timm",
     "numpy",
 )
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
