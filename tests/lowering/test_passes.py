@@ -313,6 +313,12 @@ LOOK_ALIKES = {
     "an output padding": lambda x, w: torch.conv_transpose2d(
         x.reshape(-1, 1, 2, 2), w.reshape(1, 1, 4, 4), output_padding=1, dilation=2
     ).flatten(1),
+    "upsamplings with a bias": lambda x, w: torch.add(
+        *(
+            torch.conv_transpose2d(x.reshape(-1, 4, 1, 1), w.repeat(1, 32).reshape(4, 32, 2, 2), bias.repeat(2), 2)
+            for bias in (w.flatten(), w.T.flatten())
+        )
+    ).flatten(1),
     # capture's example has a batch of 2: a factor [2, 2] must not be taken for one with a batch
     "a factor as long as the example's batch": lambda x, w: (x[:, :1, None].expand(-1, 2, 2) * w[:2, :2]).flatten(1),
     "a stride on one pixel": lambda x, w: torch.relu(
