@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import exporter
 from exporter.capture import capture
 from exporter.emit.onnx import MAX_OPSET, MIN_OPSET, TRANSLATIONS, emit, translate
 from exporter.errors import UnsupportedModel, UnsupportedOp
@@ -222,6 +223,15 @@ def test_the_interface(model: onnx.ModelProto) -> None:
     assert {node.domain for node in model.graph.node} == {""}
     assert not {node.op_type for node in model.graph.node} & {"If", "Loop", "Scan"}
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+
+
+def test_the_file_says_what_it_is(model: onnx.ModelProto) -> None:
+    assert (model.producer_name, model.producer_version) == ("saliport", exporter.__version__)
+    _, target = model.graph.input
+    assert target.doc_string == "For each sample the class to explain, 0 to 3, or -1: the predicted one."
+    logits, attribution = model.graph.output
+    assert logits.doc_string == "What the network returns."
+    assert attribution.doc_string.endswith(" of the derivative of logits[target] by image.")
 
 
 def test_emit_writes_the_same_model(program: Program, model: onnx.ModelProto, tmp_path: Path) -> None:

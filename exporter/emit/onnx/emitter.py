@@ -19,11 +19,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 
+from exporter import __version__
 from exporter.elementwise import is_elementwise
 from exporter.emit.onnx.formulas import Formulas
 from exporter.errors import UnsupportedOp
 from exporter.program import Program, of_weights, place_of, scope_of
-from exporter.signature import size_name
+from exporter.signature import ATTRIBUTION, TARGET, size_name
 
 aten = torch.ops.aten
 
@@ -315,6 +316,8 @@ class Emitter:
                 names[copied] = name
                 self._nodes[-1].name = f"{name}/Identity"
             finals.append(self._info(name, value.fake))
+        inputs = [self._info(self._names[node], node.meta["val"]) for node in self._inputs()]
+        _document(inputs, finals)
         for node in self._nodes:
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
@@ -323,7 +326,7 @@ class Emitter:
         graph = helper.make_graph(
             self._nodes,
             "saliport",
-            [self._info(self._names[node], node.meta["val"]) for node in self._inputs()],
+            inputs,
             finals,
             [*tensors, *(constant for constant in self._initializers if constant.name in used)],
             value_info=[
@@ -335,6 +338,7 @@ class Emitter:
         return helper.make_model(
             graph,
             producer_name="saliport",
+            producer_version=__version__,
             ir_version=_IR_VERSION[self.opset],
             opset_imports=[helper.make_opsetid("", self.opset)],
         )
@@ -404,6 +408,19 @@ def onnx_dtype(dtype: torch.dtype) -> int:
         have = ", ".join(str(one).removeprefix("torch.") for one in DTYPES)
         raise UnsupportedOp(f"an ONNX artifact cannot have {str(dtype).removeprefix('torch.')}; there are {have}")
     return DTYPES[dtype]
+
+
+def _document(inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> None:
+    """Say in the file itself what types and shapes do not: viewers show it, and the manifest may be elsewhere."""
+    logits, *attributions = outputs
+    classes = logits.type.tensor_type.shape.dim[1].dim_value
+    for value in inputs:
+        if value.name == TARGET:
+            value.doc_string = f"For each sample the class to explain, 0 to {classes - 1}, or -1: the predicted one."
+    logits.doc_string = "What the network returns."
+    for value in attributions:
+        given = value.name.removeprefix(ATTRIBUTION).removeprefix("_") or inputs[0].name
+        value.doc_string = f"What the rectifiers' rule makes of the derivative of logits[target] by {given}."
 
 
 def _initializer(name: str, tensor: Tensor) -> TensorProto:
