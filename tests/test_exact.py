@@ -6,6 +6,7 @@ ties in max-pools and exact zeros at rectifiers: there is no rounding for a wron
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from exporter.emit.onnx import translate
 from exporter.lowering import PASSES, TARGETS, lower
 from exporter.methods import METHODS
 from exporter.pipeline import EMISSION, write
-from exporter.program import to_module
+from exporter.program import Program, to_module
 from exporter.runtime import open_session
 from tests.oracle import attribute
 
@@ -254,6 +255,17 @@ def whole(name: str) -> tuple[nn.Module, Tensor]:
     return model, torch.randint(-2, 3, (3, *shape), generator=generator).float()
 
 
+@functools.cache
+def explicit(name: str, method: str) -> Program:
+    """Return the program of a network in whole numbers, captured once for every test of it: none changes it."""
+    return differentiate(_canonical(name), METHODS[method])
+
+
+@functools.cache
+def _canonical(name: str) -> Program:
+    return canonicalize(capture(*whole(name)))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_runtime_agrees_to_the_bit(name: str, method: str, tmp_path: Path) -> None:
@@ -262,13 +274,13 @@ def test_every_runtime_agrees_to_the_bit(name: str, method: str, tmp_path: Path)
     logits, expected = attribute(model, images, target, method)
     assert logits.abs().max() < 2**24
     assert expected.any()
-    explicit = differentiate(canonicalize(capture(model, images)), METHODS[method])
+    program = explicit(name, method)
     for format, runtime in (("torchscript", "torchscript"), ("onnx", "onnxruntime")):
-        write(explicit, format, tmp_path / format)
+        write(program, format, tmp_path / format)
         result = open_session(tmp_path / format, runtime)(images.numpy(), target.numpy())
         assert (result.logits == logits.numpy()).all(), runtime
         assert (result.attribution == expected.numpy()).all(), runtime
-    eager = to_module(explicit)(images, target)
+    eager = to_module(program)(images, target)
     assert torch.equal(eager[0], logits)
     assert torch.equal(eager[1], expected)
 
@@ -276,11 +288,11 @@ def test_every_runtime_agrees_to_the_bit(name: str, method: str, tmp_path: Path)
 @pytest.mark.parametrize("target", PASSES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_lowering_gives_the_same_numbers(name: str, target: str) -> None:
-    model, images = whole(name)
-    explicit = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
+    _, images = whole(name)
+    program = explicit(name, "guided")
     wanted = torch.tensor([-1, 2, 0])
-    logits, expected = to_module(explicit)(images, wanted)
-    lowered = lower(explicit, target)
+    logits, expected = to_module(program)(images, wanted)
+    lowered = lower(program, target)
     eager = to_module(lowered)(images, wanted)
     assert torch.equal(eager[0], logits)
     assert torch.equal(eager[1], expected)

@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.canonicalize import canonicalize
-from exporter.capture import capture
-from exporter.differentiate import differentiate
-from exporter.methods import METHODS
 from exporter.pipeline import emit, lowered_for
 from scripts.matrix.installed import OLDEST, install, work
 from scripts.matrix.opsets import OPSETS, try_opsets, write_opsets
 from tests.examples.conftest import Once, Require
 from tests.oracle import attribute
-from tests.test_exact import whole
+from tests.test_exact import explicit, whole
 
 CLAIMS = {OLDEST: 19, "1.16.0": 19, "1.17.0": 20, "1.18.0": 21, "1.21.0": 22, "1.23.0": 23}
 """Version -> the last opset that it takes: for each opset the oldest on PyPI is among them."""
@@ -55,8 +51,7 @@ def written(once: Once) -> Path:
         target = torch.tensor([-1, 2, 0])
         for name in WHOLE:
             model, images = whole(name)
-            explicit = differentiate(canonicalize(capture(model, images)), METHODS["guided"])
-            lowered = lowered_for(explicit, "onnx")
+            lowered = lowered_for(explicit(name, "guided"), "onnx")
             for opset in OPSETS:
                 emit(lowered, "onnx", folder / f"{name}-{opset}.onnx", opset)
             logits, attribution = attribute(model, images, target, "guided")

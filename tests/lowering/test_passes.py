@@ -21,6 +21,7 @@ from exporter.lowering.stem import transposed_phases
 from exporter.methods import METHODS
 from exporter.program import Program, scope_of, to_module
 from exporter.sources import resolve
+from tests import test_exact
 from tests.test_exact import Residual, whole, whole_numbers
 
 aten = torch.ops.aten
@@ -28,8 +29,7 @@ BY_NAME = {one.name: one for passes in PASSES.values() for one in passes}
 
 
 def explicit(name: str, method: str = "guided") -> tuple[Program, torch.Tensor]:
-    model, images = whole(name)
-    return differentiate(canonicalize(capture(model, images)), METHODS[method]), images
+    return test_exact.explicit(name, method), whole(name)[1]
 
 
 def count(program: Program) -> Counter[str]:
