@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
+from torch.fx import _lazy_graph_module
+from torch.fx.experimental import proxy_tensor
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from exporter.patch import Patch
 
 aten = torch.ops.aten
 
@@ -22,6 +30,33 @@ _UNTAGGED = {
 
 _NUMBERS = (bool, int, float)
 """What an elementwise operator may take beside tensors."""
+
+
+_bare = threading.local()
+
+
+def _description(value: Tensor) -> Any:
+    """Describe a value as PyTorch does, but not in a thread that reads no description."""
+    return None if getattr(_bare, "traces", 0) else _extract_tensor_metadata(value)
+
+
+_DESCRIBED = Patch(proxy_tensor, "_extract_tensor_metadata", _description)
+_COMPILED = Patch(_lazy_graph_module, "_use_lazy_graph_module_flag", True)
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Let traces of this thread make graphs alone: a sixth of their time is saved.
+
+    Without a second description of each value beside the fake one, for which PyTorch works out its order in memory, and
+    without Python code for each graph before somebody runs it.
+    """
+    _bare.traces = getattr(_bare, "traces", 0) + 1
+    try:
+        with _DESCRIBED(), _COMPILED():
+            yield
+    finally:
+        _bare.traces -= 1
 
 
 def looks_like(a: Tensor, b: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import map_arg
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from exporter import program
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
-from exporter.elementwise import Elementwise
+from exporter.elementwise import Elementwise, bare
 from exporter.lowering import PASSES, lower
 from exporter.methods import METHODS
 from exporter.program import Program
@@ -143,6 +145,17 @@ def test_a_dtype_that_depends_on_the_default(fake, monkeypatch) -> None:
             torch.set_default_dtype(torch.float32)
 
 
+def test_traces_of_other_threads_are_described() -> None:
+    def description() -> Any:
+        traced = make_fx(lambda x: x * 2, tracing_mode="fake")(torch.zeros(3))
+        return next(iter(traced.graph.nodes)).meta.get("tensor_meta")
+
+    with bare(), ThreadPoolExecutor(1) as other:
+        assert description() is None
+        assert other.submit(description).result().shape == (3,)
+    assert description().shape == (3,)
+
+
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor, tuple[str, ...]]]] = {
     "inverted residuals": lambda: (
         nn.Sequential(InvertedResidual(3, 8, 2, 6), InvertedResidual(8, 8, 1, 6), nn.Flatten(), nn.Linear(512, 5)),
@@ -175,9 +188,10 @@ def nodes(program: Program) -> list[Any]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_programs_are_those_that_pytorch_traces_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = capture(*NETWORKS[name]())  # by PyTorch alone
+
     def programs() -> list[Program]:
-        model, example, dynamic = NETWORKS[name]()
-        explicit = differentiate(canonicalize(capture(model, example, dynamic)), METHODS["guided"])
+        explicit = differentiate(canonicalize(captured), METHODS["guided"])
         return [explicit, *(lower(explicit, target) for target in PASSES)]
 
     found = programs()
