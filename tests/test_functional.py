@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.program import Program, to_module
-from exporter.sources import resolve
+from tests.test_parity import network
 
 
 class Computing(nn.Module):
@@ -196,15 +196,15 @@ def operators(program: Program) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("spec", ["mlp", "alexnet", "cifar_resnet20", "resnet18", "mobilenet_v2"])
-def test_as_pytorch_does_it(spec: str, traced_again: list[ExportedProgram], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["mlp", "alexnet", "cifar_resnet20", "resnet18", "mobilenet_v2"])
+def test_as_pytorch_does_it(name: str, traced_again: list[ExportedProgram], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of no family of the zoo is anything traced again; the canonical program is the same, operator by operator."""
-    found = resolve(spec)
-    image = torch.zeros(1, *found.sample_shape)
-    program = canonicalize(capture(found.model, image))
+    model, shape = network(name)
+    image = torch.zeros(1, *shape)
+    program = canonicalize(capture(model, image))
     assert not traced_again
     monkeypatch.setattr("exporter.capture.functionalize", lambda exported: exported.run_decompositions({}))
-    assert operators(program) == operators(canonicalize(capture(found.model, image)))
+    assert operators(program) == operators(canonicalize(capture(model, image)))
     assert len(traced_again) == 1
 
 
