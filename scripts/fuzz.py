@@ -128,7 +128,7 @@ def run_until_broken(
         running: dict[Future[dict[str, Any]], int] = {}
         while True:
             for seed in itertools.islice(seeds, jobs - len(running) if wanted() else 0):
-                running[pool.submit(work, seed)] = seed
+                running[pool.submit(work, seed, CHUNK)] = seed
             if not running:
                 return []
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -151,11 +151,11 @@ def prepare() -> None:
     torch.set_num_threads(1)
 
 
-def work(seed: int) -> dict[str, Any]:
+def work(seed: int, count: int) -> dict[str, Any]:
     """Explore one seed."""
     from tests.fuzzing.explore import explore
 
-    return explore(seed, CHUNK).to_json()
+    return explore(seed, count).to_json()
 
 
 def report(done: list[dict[str, Any]], distinct: int) -> None:

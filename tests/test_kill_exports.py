@@ -19,7 +19,7 @@ SCRIPT = Path(kill_exports.__file__)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 def test_killed_exports_leave_a_whole_artifact() -> None:
-    command = [sys.executable, str(SCRIPT), "--count", "6", "--commands", "1"]
+    command = [sys.executable, str(SCRIPT), "--count", "6", "--commands", "1", "--model", "mlp"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     *_, summary = result.stdout.splitlines()
