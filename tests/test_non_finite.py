@@ -26,6 +26,7 @@ from exporter.differentiate import differentiate
 from exporter.lowering import DEFAULT_TARGET
 from exporter.methods import METHODS
 from exporter.pipeline import write
+from exporter.program import Program
 from exporter.reference import live
 from exporter.runtime import RUNTIMES, Session, open_session
 from exporter.sources import resolve
@@ -50,9 +51,23 @@ SATURATED = [(6.0, 0, 0, row[-1]) if row[0] == inf else (row[1], *row[3:]) for r
 """The same of a ReLU6, for which infinity is above the ceiling: output, guided, gradient, deconvnet."""
 
 
-def sessions(model: nn.Module, shape: tuple[int, ...], folder: Path) -> Iterator[tuple[str, str, Session]]:
-    """Compile a network by every method, for a CPU and for a GPU, and yield (method, runtime, session)."""
+def sessions(model: nn.Module, shape: tuple[int, ...], folder: Path) -> list[tuple[str, str, Session]]:
+    """Compile a network by every method, for a CPU and for a GPU: (method, runtime, session).
+
+    Spellings that are one canonical program, of which all the rest is made, are compiled once.
+    """
     program = canonicalize(capture(model, torch.zeros(2, *shape)))
+    tensors = tuple((name, tensor.numpy().tobytes()) for name, tensor in program.tensors.items())
+    key = (str(program.graph), shape, tensors)
+    if key not in _compiled:
+        _compiled[key] = list(_compile(program, folder))
+    return _compiled[key]
+
+
+_compiled: dict[object, list[tuple[str, str, Session]]] = {}
+
+
+def _compile(program: Program, folder: Path) -> Iterator[tuple[str, str, Session]]:
     for method, rule in METHODS.items():
         explicit = differentiate(program, rule)
         for runtime, optimize_for in (*((runtime, DEFAULT_TARGET) for runtime in RUNTIMES), ("onnxruntime", "cuda")):

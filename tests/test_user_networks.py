@@ -620,12 +620,13 @@ def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
         np.array([each[key] for each in artifact.manifest["dynamic"][1:]]) for key in ("min", "multiple_of")
     )
     target = torch.tensor([1, -1])
+    sessions = [exporter.load(tmp_path / "a", runtime) for runtime in RUNTIMES]
     for more in ((0, 0), (1, 0), (8, 3), (2, 33)):
         shape = smallest + steps * more
         image = torch.randn(2, 3, *shape)
         _, attribution = attribute(model, image, target, "guided")
-        for runtime in RUNTIMES:
-            found = exporter.load(tmp_path / "a", runtime)(image.numpy(), target.numpy())
+        for session in sessions:
+            found = session(image.numpy(), target.numpy())
             np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6, err_msg=str(shape))
 
 
