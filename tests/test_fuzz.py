@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch import Tensor, nn
 
 from exporter.rectifiers import RANGES
@@ -26,8 +27,11 @@ from tests.fuzzing.templates import IMAGES, TEMPLATES, Template
 aten = torch.ops.aten
 PARTS, NETWORKS = 5, 15
 
-AT_ONCE = 8
-"""How many templates a network is asked to have when all of them are tried."""
+AT_ONCE, IMAGES_AT_ONCE = 8, 3
+"""How many templates a network is asked to have when all of them are tried; fewer of those that make images smaller."""
+
+IMAGES_STAY = {"convolution", "join", "norm", "pool", "product"}
+"""Families of templates for images that leave the rank as it is."""
 
 SHAPES = {2: (6,), 3: (4, 6), 4: (3, 6, 5), 5: (2, 3, 4, 4)}
 """Rank with the batch -> one input's shape, on which most templates can be written."""
@@ -41,30 +45,35 @@ NEVER_DRAWN = {
 
 
 def groups() -> list[tuple[str, int, tuple[Template, ...]]]:
-    """Return every template, with others for the same kind and rank of network."""
-    alike: dict[tuple[str, int], list[Template]] = {}
+    """Return every template, with others for the same kind and rank of network.
+
+    Those for images, whose operator depends on the rank, once for each rank: together where none of them changes it,
+    for what comes after one that does may be drawn for a value of another rank.
+    """
+    alike: dict[tuple[str, int, int], list[Template]] = {}
     for template in TEMPLATES.values():
         kind = WHOLE if WHOLE in template.kinds else REAL
         ranks = [rank for rank in (4, 3, 5, 2) if rank in template.ranks]
-        for rank in ranks if template.ranks == IMAGES else ranks[:1]:  # its operator depends on the rank
-            alike.setdefault((kind, rank), []).append(template)
+        of_images = template.ranks == IMAGES
+        at_once = AT_ONCE if not of_images else IMAGES_AT_ONCE if template.family in IMAGES_STAY else 1
+        for rank in ranks if of_images else ranks[:1]:
+            alike.setdefault((kind, rank, at_once), []).append(template)
     found = []
-    for (kind, rank), templates in alike.items():
-        count = -(-len(templates) // AT_ONCE)
+    for (kind, rank, at_once), templates in alike.items():
+        count = -(-len(templates) // at_once)
         found += [(kind, rank, tuple(templates[start::count])) for start in range(count)]  # families mixed
     return found
 
 
 def tour() -> list[Exploration]:
-    """Check networks that have every template between them.
-
-    One that found no place has a network of its own; and so has each whose operator depends on the rank, for it may
-    have been drawn for a value of another rank.
-    """
+    """Check networks that have every template between them; one that found no place has a network of its own."""
     found = []
     for kind, rank, templates in groups():
+        if len(templates) == 1:
+            found.append(alone(templates[0], rank))
+            continue
         first = explore(0, 1, networks(templates, kind, SHAPES[rank]))
-        left = [one for one in templates if one.name not in first.templates or one.ranks == IMAGES]
+        left = [one for one in templates if one.name not in first.templates]
         found += [first, *(alone(template, rank) for template in left)]
     return found
 
@@ -99,6 +108,26 @@ def test_every_template_agrees_and_every_rule_is_tried() -> None:
     assert set(TEMPLATES) - {name for one in found for name in one.templates} == set()
     ours = {str(op) for op, _ in VJPS} | {str(op) for op in RANGES}
     assert ours - {name for one in found for name in one.operators} == set(NEVER_DRAWN)
+
+
+@pytest.mark.parametrize("rank", IMAGES)
+def test_what_leaves_the_rank_does(rank: int) -> None:
+    """So that each template of a network of them is tried on values of the rank that is meant."""
+    for template in TEMPLATES.values():
+        if template.ranks == IMAGES and template.family in IMAGES_STAY:
+            check_rank(template, rank)
+
+
+def check_rank(template: Template, rank: int) -> None:
+    @seed(0)
+    @settings(max_examples=1, phases=(Phase.generate,), database=None, deadline=None)
+    @given(networks((template,), template.kinds[0], SHAPES[rank]))
+    def run(network: Network) -> None:
+        if template.name in network.templates:
+            alone = replace(network, body=network.body[:1], result="v0")
+            assert alone.module()(network.images()[0]).ndim == rank, template.name
+
+    run()
 
 
 def test_every_family_is_drawn() -> None:
