@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.fx import _lazy_graph_module
 from torch.fx.experimental import proxy_tensor
-from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from exporter.patch import Patch
@@ -33,15 +32,22 @@ _NUMBERS = (bool, int, float)
 
 
 _bare = threading.local()
+_described: Any = getattr(proxy_tensor, "_extract_tensor_metadata", None)
 
 
 def _description(value: Tensor) -> Any:
     """Describe a value as PyTorch does, but not in a thread that reads no description."""
-    return None if getattr(_bare, "traces", 0) else _extract_tensor_metadata(value)
+    return None if getattr(_bare, "traces", 0) else _described(value)
 
 
-_DESCRIBED = Patch(proxy_tensor, "_extract_tensor_metadata", _description)
-_COMPILED = Patch(_lazy_graph_module, "_use_lazy_graph_module_flag", True)
+_SPARED = [
+    Patch(owner, name, value)
+    for owner, name, value in (
+        (proxy_tensor, "_extract_tensor_metadata", _description),
+        (_lazy_graph_module, "_use_lazy_graph_module_flag", True),
+    )
+    if hasattr(owner, name)  # a PyTorch without one is a slower one
+]
 
 
 @contextmanager
@@ -53,7 +59,9 @@ def bare() -> Iterator[None]:
     """
     _bare.traces = getattr(_bare, "traces", 0) + 1
     try:
-        with _DESCRIBED(), _COMPILED():
+        with ExitStack() as stack:
+            for patch in _SPARED:
+                stack.enter_context(patch())
             yield
     finally:
         _bare.traces -= 1
