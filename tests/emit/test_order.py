@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from exporter.canonicalize import canonicalize
 from exporter.capture import capture
 from exporter.differentiate import differentiate
 from exporter.emit.onnx import translate
-from exporter.emit.onnx.order import masks_first
+from exporter.emit.onnx.order import LATER, masks_first
 from exporter.lowering import lower
 from exporter.methods import METHODS
 from tests.test_exact import NETWORKS, explicit, whole
@@ -87,6 +89,72 @@ def test_the_values_are_the_same(name: str, method: str) -> None:
     for target in ([-1, 2, 0], [0, 1, 2]):
         found, expected = (one.run(None, feed(images, target)) for one in sessions)
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def sizes(value: onnx.ValueInfoProto) -> set[str]:
+    return {size.dim_param for size in value.type.tensor_type.shape.dim if size.dim_param}
+
+
+@pytest.mark.parametrize("name", ["blocks", "blocks, pools and relu6", "residual, stride 2", "vgg"])
+def test_the_passes_have_no_shape_in_common(name: str) -> None:
+    """But for what the logits or a mask need, all that has a size that varies has it by its other name, casts too."""
+    network, images = whole(name)
+    made = model(network, images, True)
+    inferred = onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
+    producers = {name: node for node in made.graph.node for name in node.output}
+    masks = [node.input[0] for node in made.graph.node if node.op_type == "Shape" and node.name.startswith("masks/")]
+    early, waiting = set(), ["logits", *masks]
+    while waiting:
+        one = waiting.pop()
+        if one in producers and one not in early:
+            early.add(one)
+            waiting += producers[one].input
+    images_of = [value for value in inferred.graph.value_info if len(value.type.tensor_type.shape.dim) > 3]
+    varying = {value.name: sizes(value) for value in images_of if sizes(value)}
+    late = varying.keys() - early
+    assert {"Cast", "Conv", "Relu"} <= {producers[name].op_type for name in late}
+    assert all(varying[name] == {"batch" + LATER} for name in late)
+    assert all(varying[name] == {"batch"} for name in varying.keys() & early)
+    assert all(sizes(value) == {"batch"} for value in (*made.graph.input, *made.graph.output))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux's /proc")
+def test_a_session_takes_less_memory(tmp_path: Path) -> None:
+    """No buffer of the forward pass waits for the backward pass; what the masks are kept in is small beside them."""
+    layers = []
+    for inputs, outputs in ((3, 16), (16, 16), (16, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU(), nn.Conv2d(outputs, outputs, 1, 2), nn.ReLU()]
+    network, images = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), torch.zeros(2, 3, 256, 256)
+    made = model(network, images, True)
+    grown = []
+    for name in ("two names", "one name"):
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(made, path)
+        done = subprocess.run([sys.executable, "-c", GROWTH, path], capture_output=True, text=True, check=True)
+        grown.append(int(done.stdout))
+        for value in made.graph.value_info:
+            for size in value.type.tensor_type.shape.dim:
+                size.dim_param = size.dim_param.removesuffix(LATER)
+    assert grown[0] < 0.8 * grown[1]
+
+
+GROWTH = """
+import sys
+import numpy, onnxruntime
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, ["CPUExecutionProvider"])
+feed = {"image": numpy.ones((8, 3, 256, 256), numpy.float32), "target": numpy.zeros(8, numpy.int64)}
+before = peak()
+for _ in range(3):
+    session.run(None, feed)
+print(peak() - before)
+"""
+"""How much the peak of a process grows by while a session runs, in KiB."""
 
 
 def test_as_many_targets_as_images_are_needed_still() -> None:
