@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,22 @@ def test_masks_run_in_the_order_of_the_forward_pass(name: str, tmp_path: Path) -
     assert layers == sorted(layers, key=[name for name, _ in network.named_modules()].index)
     cast = min(index for index, (kind, name) in enumerate(early) if kind == "Cast" and ".vjp" in name)
     assert cast > max(index for index, (kind, name) in enumerate(early) if name in masks)  # bytes are kept, not floats
+
+
+def test_masks_that_need_no_pool_run_before_it(tmp_path: Path) -> None:
+    stem = {"conv": nn.Conv2d(3, 16, 3), "relu": nn.ReLU(), "pool": nn.MaxPool2d(3, 2, 1), "flat": nn.Flatten()}
+    network, images = nn.Sequential(OrderedDict(stem, fc=nn.Linear(256, 3))).eval(), torch.randn(3, 3, 10, 10)
+    made = model(network, images, True)
+    pooled = {"pool"}
+    for node in made.graph.node:
+        if pooled & set(node.input):
+            pooled |= set(node.output)
+    order = executed(made, feed(images, [-1, 2, 0]), tmp_path)
+    pool = next(index for index, (kind, name) in enumerate(order) if kind == "MaxPool" and ".vjp" not in name)
+    before, after = ([name for kind, name in part if kind in KINDS] for part in (order[:pool], order[pool:]))
+    assert len(before) == 4  # in each of two phases of rows, two of three taps are compared with the maximum
+    assert not pooled & set(before)
+    assert {name for name in after if ".vjp" in name} <= pooled
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,6 +14,10 @@ that needs the target, so that it is visited last and runs when it is needed. Wi
 resnet50) to 3 % (mobilenet_v2) less time, medians of interleaved runs, and a quarter less memory at the peak of a
 resnet50 for 8 images.
 
+A mask's place in that order is that of the last value of the forward pass that it is computed from: what compares a
+pool's taps with each other runs before the pool, whose output is not kept meanwhile. Before, masks ran by the number of
+nodes before them; the block of memory below is 70.9 MiB now and was 84.8 then, for a resnet18 and 8 images.
+
 A session also plans, before it knows any size, that a value gets the buffer of an earlier one that is dead by then, if
 both have the same shape by the names and numbers in the file. It does not ask how long that buffer has been idle: one
 of the forward pass waits for the backward pass to come back to the same shape, and is held until then, where a free one
@@ -48,13 +52,14 @@ def masks_first(graph: onnx.GraphProto, target: str, logits: str) -> None:
         logits: Name of the output that the forward pass ends with.
     """
     nodes = list(graph.node)
-    late = _descendants(nodes, {target})
-    found = _masks(nodes, late | _ancestors(nodes, {logits}))
-    read = {name for node in nodes if found & set(node.input) for name in node.output}
-    after = _descendants(nodes, late | read)
+    late, forward = _descendants(nodes, {target}), _ancestors(nodes, {logits})
+    found = _masks(nodes, late | forward)
+    based = {name for node in nodes if found & set(node.input) for name in node.output}
+    after = _descendants(nodes, late | based)
     first = [node for node in nodes if not after & set(node.output)]
     depth = _depths(first)
-    masks = sorted(found & set(depth), key=lambda name: (depth[name], name))  # not one that depends on another
+    read = _last_read(first, forward, depth)
+    masks = sorted(found & set(depth), key=lambda name: (read[name], depth[name], name))  # none depends on another
     if not masks or len(late) == 1:
         return
     casts = [node for node in nodes if node.op_type == "Cast" and node.input[0] in masks]
@@ -120,6 +125,15 @@ def _depths(nodes: list[NodeProto]) -> dict[str, int]:
     for node in nodes:
         depth.update(dict.fromkeys(node.output, 1 + max((depth.get(name, 0) for name in node.input), default=0)))
     return depth
+
+
+def _last_read(nodes: list[NodeProto], forward: set[str], depth: dict[str, int]) -> dict[str, int]:
+    """Return for each value how deep the deepest one of the forward pass lies that it is computed from, or is."""
+    last: dict[str, int] = {}
+    for node in nodes:
+        reads = max((last.get(name, 0) for name in node.input), default=0)
+        last.update({name: depth[name] if name in forward else reads for name in node.output})
+    return last
 
 
 def _descendants(nodes: list[NodeProto], names: set[str]) -> set[str]:
