@@ -24,6 +24,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from exporter.dynamic import Refusal, dimensions, fixed, fixed_at
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
+from exporter.layout import layout_unasked
 from exporter.lines import bracketed, in_text, of_error, of_frame, raised_by, statement
 from exporter.network import Network, as_network, draw, evaluating, run
 from exporter.precision import Throughout
@@ -186,7 +187,7 @@ def _export(network: Network) -> torch.export.ExportedProgram:
         for given in network.signature.inputs
     )
     try:
-        with _quiet():
+        with _quiet(), layout_unasked():
             throughout = Throughout() if network.signature.dtype == "float64" else contextlib.nullcontext()
             with Rewritten(), UNCOMPARED(), throughout:
                 exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))

@@ -11,7 +11,6 @@ import itertools
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from exporter.errors import UnsupportedModel
 from exporter.lines import of_frame
-from exporter.signature import BATCH, NEAR, Dimension
+from exporter.signature import BATCH, Dimension
 
 REACH = 4096
 """Sizes up to which guards are tried."""
@@ -37,14 +36,6 @@ _INEQUALITIES = (Ge, Gt, Le, Lt)
 
 NEARBY = 9
 """How many values of each size a condition is tried with."""
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where a guard comes from: the user's line, or nothing, and whether it is about layout in memory only."""
-
-    line: str
-    of_layout: bool
 
 
 class Refusal(NamedTuple):
@@ -77,11 +68,10 @@ def dimensions(
     """
     hints = {size.node.expr: size.node.hint for group in sizes.values() for size in group}
     env = next(iter(sizes.values()))[0].node.shape_env
-    guards: dict[Any, _Origin] = {}
+    guards: dict[Any, str] = {}  # -> the user's line that it comes from, or nothing
     for guard in env.guards:
         asked = env.replace(guard.expr)  # sizes found equal, by one symbol
-        origin = guards.get(asked, _Origin("", True))
-        guards[asked] = _Origin(origin.line or _asked(guard), origin.of_layout and _of_layout(guard))
+        guards[asked] = guards.get(asked) or _asked(guard)
     symbols = {name: {size.node.expr for size in group} for name, group in sizes.items()}
     names = {symbol: name for name, group in symbols.items() for symbol in group}
     _check_apart(symbols, env)
@@ -96,7 +86,7 @@ def dimensions(
 def _solve(
     name: str,
     symbols: Set[Any],
-    guards: Mapping[Any, _Origin],
+    guards: Mapping[Any, str],
     hints: Mapping[Any, int],
     explain: Explain,
     names: Mapping[Any, str],
@@ -108,8 +98,7 @@ def _solve(
     itself runs no further: one that adds a part of a table of positions is good for as many as the table has.
     """
     sample = next(hints[symbol] for symbol in symbols)
-    every = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
-    about = every
+    about = {guard: _compiled(guard) for guard in guards if symbols & guard.free_symbols}
     limits = (guard for guard in about if isinstance(guard, _INEQUALITIES))
     tables = (int(number) for guard in limits for number in guard.atoms(Integer) if number <= LONGEST)
     # After strides an input is longer than its table.
@@ -132,26 +121,22 @@ def _solve(
         step = next(steps, 0) if of_shapes else 0
     largest = None
     if step == 0:
-        about = {guard: holds for guard, holds in every.items() if not guards[guard].of_layout}
         step, largest = _bounded([size for size in range(1, reach + 1) if holds(size)], sample, reach)
     beyond = largest is not None and not explain(name, largest + step)
     if step == 0 or beyond:
         other = next((size for size in range(sample + 1, reach) if not holds(size)), sample + 1)
-        guard = next((guard for guard in broken(other) if guards[guard].line), None)
-        line = "" if guard is None else guards[guard].line
+        guard = next((guard for guard in broken(other) if guards[guard]), None)
+        line = "" if guard is None else guards[guard]
         if guard is not None and not isinstance(guard, Equality) and not explain(name, other):
             raise UnsupportedModel(_asks(_named(guard, names), f"a {name} of {other}", line))
         if largest is not None and beyond and not line:
             raise UnsupportedModel(_asks(f"the {name} is at most {largest}", f"a {name} of {largest + step}"))
         raise UnsupportedModel(fixed(name, sample, other, explain, line))
     smallest = sample
-    while smallest > step and 2 * (smallest - step) >= sample and holds(smallest - step):
-        smallest -= step
-    about = every  # what the proof does not try is not taken on trust
     while smallest > step and holds(smallest - step):
         smallest -= step
-    if largest is not None and largest > NEAR * sample:
-        largest = next(filter(holds, range(largest, sample, -step)), sample)
+    while smallest < sample and explain(name, smallest):  # a capture takes for granted that no size is 1
+        smallest += step
     return Dimension(name, smallest, step, largest)
 
 
@@ -174,7 +159,7 @@ def _bounded(good: Sequence[int], sample: int, reach: int) -> tuple[int, int | N
 def _check_together(
     found: Sequence[Dimension],
     symbols: Mapping[str, Set[Any]],
-    guards: Mapping[Any, _Origin],
+    guards: Mapping[Any, str],
     hints: Mapping[Any, int],
     names: Mapping[Any, str],
 ) -> None:
@@ -186,8 +171,8 @@ def _check_together(
     bounded = any(one.max is not None for one in found)
     asking = {
         guard: _compiled(guard)
-        for guard, origin in guards.items()
-        if origin.line or (bounded and not origin.of_layout and isinstance(guard, _INEQUALITIES))
+        for guard, line in guards.items()
+        if line or (bounded and isinstance(guard, _INEQUALITIES))
     }
     tried = []
     for one in found:
@@ -201,7 +186,7 @@ def _check_together(
         for guard, holds in asking.items():
             if not holds(values):
                 where = ", ".join(f"{name} {size}" for name, size in at.items())
-                raise UnsupportedModel(_asks(_named(guard, names), where, guards[guard].line))
+                raise UnsupportedModel(_asks(_named(guard, names), where, guards[guard]))
 
 
 def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
@@ -249,16 +234,6 @@ def _asked(guard: Any) -> str:
     """Return the user's line that a guard comes from, or nothing."""
     frame = guard.sloc.framework_loc
     return of_frame(frame) if isinstance(frame, traceback.FrameSummary) else ""
-
-
-def _of_layout(guard: Any) -> bool:
-    """Tell whether a guard is about how a tensor lies in memory only, which changes no value."""
-    frame = guard.sloc.framework_loc
-    return isinstance(frame, traceback.FrameSummary) and frame.name in _LAYOUT
-
-
-_LAYOUT = {"check_contiguous_sizes_strides", "should_swap"}
-"""Functions of PyTorch in which it asks that: the part ``table[:, :length]`` is contiguous at full length."""
 
 
 def fixed(name: str, sample: int, other: int, explain: Explain, asked: str = "") -> str:

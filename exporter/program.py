@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from exporter.dynamic import implied
 from exporter.elementwise import Elementwise, bare, looks_like
 from exporter.errors import UnsupportedOp
+from exporter.layout import layout_unasked
 from exporter.signature import BATCH, TARGET, Dimension, size_name
 from exporter.uncollected import uncollected
 
@@ -103,7 +104,7 @@ def trace(
         dimensions: The inputs' sizes that may vary.
     """
     values = [*inputs.values(), *fakes.values()]
-    with fake_mode_of(values), Elementwise(), bare(), traceback.preserve_node_meta(), torch.no_grad():
+    with fake_mode_of(values), Elementwise(), bare(), layout_unasked(), traceback.preserve_node_meta(), torch.no_grad():
         traced = make_fx(function, pre_dispatch=True, tracing_mode="real")(*values)
     graph = traced.graph
     for node in graph.nodes:

@@ -630,6 +630,33 @@ def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
             np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6, err_msg=str(shape))
 
 
+def to_multiples(net: Any, x: Tensor, mode: str) -> Tensor:
+    """Gets a border that makes its sizes multiples of 4, and none where they are, and is cropped again."""
+    height, width = x.shape[2:]
+    below, beside = -height % 4, (4 - width % 4) % 4
+    x = F.pad(net.conv(x).relu(), (beside // 2, beside - beside // 2, 0, below), mode=mode)
+    x = x * net.up(net.down(x).relu())
+    return net.head(x[:, :, :height, :width].mean((2, 3)) + x.amax((2, 3)))
+
+
+@pytest.mark.parametrize("side", [7, 8, 9])
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "constant"])
+def test_a_border_that_makes_sizes_multiples(mode: str, side: int, tmp_path: Path) -> None:
+    """Whether the sample itself needs one, or one of a single row, makes no difference."""
+    torch.manual_seed(0)
+    parts = {"conv": nn.Conv2d(3, 4, 3, padding=1), "down": nn.Conv2d(4, 4, 4, 4), "up": nn.ConvTranspose2d(4, 4, 4, 4)}
+    model = Written(partial(to_multiples, mode=mode), **parts, head=nn.Linear(4, 3)).eval()
+    artifact = exporter.export(model, (3, side, side + 1), tmp_path / "a", dynamic=ANY_SIZE)
+    assert [one["multiple_of"] for one in artifact.manifest["dynamic"]] == [1, 1, 1]
+    image, target = torch.randn(2, 3, 16, 13), torch.tensor([1, -1])
+    for size in ((16, 12), (16, 13), (14, 11), (5, 8)):
+        part = image[:, :, : size[0], : size[1]]
+        _, attribution = attribute(model, part, target, "guided")
+        for runtime in RUNTIMES:
+            found = exporter.load(tmp_path / "a", runtime)(part.numpy(), target.numpy())
+            np.testing.assert_allclose(found.attribution, attribution, rtol=1e-5, atol=1e-6, err_msg=str(size))
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -170,21 +170,21 @@ def pad(ct: Tensor, y: Tensor, x: Tensor, pad: Sequence[int], mode: str, value: 
     Axis by axis: a corner is a border's border. ct, y: [..., L + before + after]; returns [..., L].
     """
     for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
-        if before or after:
-            ct = _fold(ct, x.ndim - 1 - axis, before, after, mode == "reflect")
+        dim = x.ndim - 1 - axis
+        if known(before) != 0 or known(after) != 0:
+            ct = _fold(ct, dim, x.shape[dim], before, after, mode == "reflect")
     return ct
 
 
-def _fold(ct: Tensor, dim: int, before: int, after: int, mirrored: bool) -> Tensor:
-    """Add the borders of one axis onto its inner part."""
-    length = ct.shape[dim] - before - after
+def _fold(ct: Tensor, dim: int, length: int, before: int, after: int, mirrored: bool) -> Tensor:
+    """Add the borders of one axis onto its inner part; a border whose width varies may be empty."""
     inner = aten.slice(ct, dim, before, before + length)
-    for width, start in ((before, 0), (after, before + length)):
-        if width:
+    for width, start, first in ((before, 0, True), (after, before + length, False)):
+        if known(width) != 0:
             border = aten.slice(ct, dim, start, start + width)
-            border = border.flip(dim) if mirrored else border.sum(dim, keepdim=True)
-            offset = int(mirrored) if start == 0 else length - int(mirrored) - border.shape[dim]
-            inner = inner + _pad(border, dim, offset, length - offset - border.shape[dim])
+            border, width = (border.flip(dim), width) if mirrored else (border.sum(dim, keepdim=True), 1)
+            offset = int(mirrored) if first else length - int(mirrored) - width
+            inner = inner + _pad(border, dim, offset, length - offset - width)
     return inner
 
 

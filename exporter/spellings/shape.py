@@ -67,15 +67,15 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     """A constant has an operator of its own, a circular border is a concatenation; the others stay as they are."""
     if mode == "constant":
         return torch.constant_pad_nd(x, pad, 0.0 if value is None else value)
-    if min(pad) < 0:
+    if any((known(width) or 0) < 0 for width in pad):
         raise UnsupportedOp(f"pad with mode {mode!r} crops: {list(pad)}")
     if mode != "circular":
         return aten.pad(x, pad, mode, value)
     for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
         dim = x.ndim - 1 - axis
         length = x.shape[dim]
-        parts = [aten.slice(x, dim, length - before, length)] if before else []
-        parts += [x, aten.slice(x, dim, 0, after)] if after else [x]
+        parts = [aten.slice(x, dim, length - before, length)] if known(before) != 0 else []
+        parts += [x, aten.slice(x, dim, 0, after)] if known(after) != 0 else [x]
         x = torch.cat(parts, dim) if len(parts) > 1 else x
     return x
 

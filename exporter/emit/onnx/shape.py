@@ -135,7 +135,7 @@ def _unbind(e: Emitter, x: Value, dim: int = 0) -> list[str]:
 @translates(aten.pad.default)
 def _pad_copies(e: Emitter, x: Value, pad: Sequence[int], mode: str, value: float | None = None) -> str:
     missing = [0] * (x.ndim - len(pad) // 2)
-    widths = e.constant([*missing, *pad[::2][::-1], *missing, *pad[1::2][::-1]])
+    widths = e.shape([*missing, *pad[::2][::-1], *missing, *pad[1::2][::-1]])
     return e.op("Pad", x, widths, mode={"reflect": "reflect", "replicate": "edge"}[mode])
 
 
