@@ -16,12 +16,12 @@ from traceback import FrameSummary
 from typing import Any
 
 import torch
-from sympy import Integer
+from sympy import Eq, Integer
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
-from exporter.dynamic import Refusal, dimensions, fixed, fixed_at
+from exporter.dynamic import Refusal, dimensions, fixed, fixed_at, implied
 from exporter.errors import UnsupportedModel, first_line
 from exporter.functional import functionalize
 from exporter.layout import layout_unasked
@@ -337,11 +337,22 @@ def _check_outputs(network: Network, exported: torch.export.ExportedProgram, ima
             "an artifact has no state. Remove the update from the eval path."
         )
     rows = logits.meta["val"].shape[0]
-    if str(rows) != str(image.meta["val"].shape[0]):
+    if not _is_batch(rows, image.meta["val"]):
         raise UnsupportedModel(
             f"{_name(network)} returns {rows} row(s) of logits for a batch of any size; "
             "an attribution needs logits [N, K], one row of K class scores per input."
         )
+
+
+def _is_batch(rows: int | torch.SymInt, image: Tensor) -> bool:
+    """Tell whether a number of rows is the batch, however it is computed, as far as it can be tried.
+
+    SAM's windows are undone by ``windows.shape[0] // (height * width // 14 // 14)``, for one.
+    """
+    batch: Any = image.shape[0]
+    env, hints = batch.node.shape_env, batch.node.shape_env.backed_var_to_val
+    earlier = [guard.expr for guard in env.guards]
+    return known(rows) is None and implied(Eq(rows.node.expr, batch.node.expr, evaluate=False), earlier, hints)
 
 
 def _free(name: str, taken: Container[str], inputs: Sequence[str]) -> str:

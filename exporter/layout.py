@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from exporter.patch import Patch
 
 
-def _unasked(function: Callable[..., Any]) -> Callable[..., Any]:
+def unasked(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that answers as before, for the sample, and of whose questions no guard is left."""
 
     @wraps(function)
@@ -33,7 +33,7 @@ _QUESTIONS = (
     "compute_elementwise_output_logical_to_physical_perm",
 )
 
-_PATCHES = [Patch(_prims_common, name, _unasked(getattr(_prims_common, name))) for name in _QUESTIONS]
+_PATCHES = [Patch(_prims_common, name, unasked(getattr(_prims_common, name))) for name in _QUESTIONS]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from exporter.errors import UnsupportedModel
+from exporter.layout import unasked
 from exporter.lines import bracketed, running
 from exporter.patch import Patch
 from exporter.sizes import is_one, known, per_axis
@@ -219,6 +220,7 @@ def _whole(x: Tensor, window: Sequence[Any], padding: Any) -> list[int]:
 
 
 _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
+    Tensor.contiguous: unasked(Tensor.contiguous),
     F.dropout: _dropout,
     torch.dropout: _dropout,
     torch._pack_padded_sequence: _packed,

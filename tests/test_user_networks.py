@@ -573,6 +573,21 @@ def written(net: Any, x: Tensor) -> Tensor:
     return net.head(x.square().mean((2, 3)) + x[:, :, -(x.shape[2] // 2) :].sum((2, 3)))
 
 
+def attended_in_windows(net: Any, x: Tensor, shift: int = 0) -> Tensor:
+    """Looks around within windows of 4, with a border where they do not fit, as Swin and SAM do."""
+    x = net.conv(x).relu().permute(0, 2, 3, 1)
+    count, height, width, channels = x.shape
+    x = F.pad(x, (0, 0, 0, (4 - width % 4) % 4, 0, (4 - height % 4) % 4)).roll((-shift, -shift), (1, 2))
+    _, rows, columns, _ = x.shape
+    x = x.view(count, rows // 4, 4, columns // 4, 4, channels).permute(0, 1, 3, 2, 4, 5).contiguous()
+    x = x.view(-1, 16, channels)
+    x = (x @ x.transpose(1, 2)).softmax(-1) @ x
+    count = x.shape[0] // (rows * columns // 4 // 4)  # the batch, as SAM computes it
+    x = x.view(count, rows // 4, columns // 4, 4, 4, channels).permute(0, 1, 3, 2, 4, 5)
+    x = x.reshape(count, rows, columns, channels).roll((shift, shift), (1, 2))[:, :height, :width].contiguous()
+    return net.head(x.amax((1, 2)))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -592,6 +607,8 @@ def written(net: Any, x: Tensor) -> Tensor:
         strips,
         moved,
         written,
+        attended_in_windows,
+        partial(attended_in_windows, shift=2),
     ],
     ids=[
         "a global max-pool",
@@ -610,6 +627,8 @@ def written(net: Any, x: Tensor) -> Tensor:
         "strips",
         "moved",
         "written",
+        "attended in windows",
+        "attended in shifted windows",
     ],
 )
 def test_any_size(body: Callable[..., Tensor], tmp_path: Path) -> None:
