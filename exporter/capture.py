@@ -215,9 +215,10 @@ def _fixed_batch_at(network: Network) -> str:
     pair = _pair(network)
     with _quiet(), contextlib.suppress(Exception):
         exported = torch.export.export(network, pair, dynamic_shapes=(tuple({0: Dim.AUTO} for _ in pair),))
-        value = next(node.meta["val"] for node in exported.graph.nodes if "val" in node.meta)
-        env = value.fake_mode.shape_env
-        return fixed_at(env, len(pair[0])) or _asked_of(value.shape[0].node.expr, env)
+        given = exported.graph_signature.user_inputs
+        value = next(node.meta["val"] for node in exported.graph.nodes if node.name in given)
+        batch, env = value.shape[0], value.fake_mode.shape_env
+        return _asked_of(batch.node.expr, env) if known(batch) is None else fixed_at(env, len(pair[0]))
     return ""
 
 
@@ -225,7 +226,9 @@ def _asked_of(batch: Any, env: Any) -> str:
     """Return the line in which a question is asked of the batch that has another answer for others; or nothing."""
     for guard in env.guards:
         frame = guard.sloc.framework_loc
-        answers = (guard.expr.xreplace({batch: Integer(size)}) for size in range(2, 9))
+        bounds = (int(number) for number in guard.expr.atoms(Integer))
+        sizes = (*range(2, 9), *(bound + more for bound in bounds for more in (0, 1) if bound > 1))
+        answers = (guard.expr.xreplace({batch: Integer(size)}) for size in sizes)
         if batch in guard.expr.free_symbols and isinstance(frame, FrameSummary) and not all(map(bool, answers)):
             line = of_frame(frame)
             if line:
@@ -352,7 +355,7 @@ def _is_batch(rows: int | torch.SymInt, image: Tensor) -> bool:
     batch: Any = image.shape[0]
     env, hints = batch.node.shape_env, batch.node.shape_env.backed_var_to_val
     earlier = [guard.expr for guard in env.guards]
-    return known(rows) is None and implied(Eq(rows.node.expr, batch.node.expr, evaluate=False), earlier, hints)
+    return not isinstance(rows, int) and implied(Eq(rows.node.expr, batch.node.expr, evaluate=False), earlier, hints)
 
 
 def _free(name: str, taken: Container[str], inputs: Sequence[str]) -> str:

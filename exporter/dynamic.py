@@ -128,7 +128,7 @@ def _solve(
         guard = next((guard for guard in broken(other) if guards[guard]), None)
         line = "" if guard is None else guards[guard]
         if guard is not None and not isinstance(guard, Equality) and not explain(name, other):
-            raise UnsupportedModel(_asks(_named(guard, names), f"a {name} of {other}", line))
+            raise UnsupportedModel(_asks(named(guard, names), f"a {name} of {other}", line))
         if largest is not None and beyond and not line:
             raise UnsupportedModel(_asks(f"the {name} is at most {largest}", f"a {name} of {largest + step}"))
         raise UnsupportedModel(fixed(name, sample, other, explain, line))
@@ -186,7 +186,7 @@ def _check_together(
         for guard, holds in asking.items():
             if not holds(values):
                 where = ", ".join(f"{name} {size}" for name, size in at.items())
-                raise UnsupportedModel(_asks(_named(guard, names), where, guards[guard]))
+                raise UnsupportedModel(_asks(named(guard, names), where, guards[guard]))
 
 
 def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
@@ -205,7 +205,7 @@ def _check_apart(symbols: Mapping[str, Set[Any]], env: Any) -> None:
     raise UnsupportedModel(_asks(f"{', '.join(symbols)} are to each other as here", "other sizes", _asked(guard)))
 
 
-def _named(guard: Any, names: Mapping[Any, str]) -> str:
+def named(guard: Any, names: Mapping[Any, str]) -> str:
     """Return a condition in the words of an artifact's axes."""
     return str(guard.xreplace({symbol: Symbol(name) for symbol, name in names.items()}))
 

@@ -25,11 +25,11 @@ from torch.fx.experimental.proxy_tensor import (
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from exporter.dynamic import implied
+from exporter.dynamic import implied, named
 from exporter.elementwise import Elementwise, bare, looks_like
 from exporter.errors import UnsupportedOp
 from exporter.layout import layout_unasked
-from exporter.signature import BATCH, TARGET, Dimension, size_name
+from exporter.signature import AXES, BATCH, TARGET, Dimension, size_name
 from exporter.uncollected import uncollected
 
 SCOPE = "saliport.scope"
@@ -307,7 +307,19 @@ def any_size(node: fx.Node) -> Iterator[None]:
             continue
         earlier = [other.expr for other in shapes.guards[:before]]
         if not implied(guard.expr, earlier, shapes.backed_var_to_val):
-            raise UnsupportedOp(f"{node.target} needs a fixed size: it depends on {guard.expr} ({place_of(node)})")
+            asked = named(guard.expr, _names(node.graph))
+            raise UnsupportedOp(f"{node.target} needs a fixed size: it depends on {asked} ({place_of(node)})")
+
+
+def _names(graph: fx.Graph) -> dict[Any, str]:
+    """Return what the varying sizes of a program's inputs are called."""
+    found: dict[Any, str] = {}
+    for node in graph.find_nodes(op="placeholder"):
+        shape = node.meta["val"].shape
+        for axis, size in enumerate(shape):
+            if isinstance(size, torch.SymInt):
+                found.setdefault(size.node._expr, size_name(len(shape), axis, AXES))  # not what it was found to be
+    return found
 
 
 def _is_ours(guard: Any) -> bool:

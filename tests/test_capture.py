@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporter.capture import capture
-from exporter.errors import UnsupportedModel
-from exporter.program import SOURCE, place_of, scope_of, to_module
+from exporter.errors import UnsupportedModel, UnsupportedOp
+from exporter.program import SOURCE, interpret, place_of, retrace, run_operator, scope_of, to_module
 
 
 def line_of(text: str) -> str:
@@ -145,6 +145,23 @@ class Named(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu_1(self.relu(self.relu(self.layer1(x))))
         return x.mean((2, 3)) + x.mean((2, 3))
+
+
+def test_a_size_that_a_step_asks_for_has_its_name() -> None:
+    program = capture(Block(), torch.zeros(1, 3, 8, 9), dynamic=("batch", "height", "width"))
+
+    def asking(*values: Tensor) -> tuple[Tensor, ...]:
+        def call(node: torch.fx.Node, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> Tensor:
+            assert "add" not in str(node.target) or args[0].shape[3] == 9
+            return run_operator(node, args, kwargs)
+
+        return tuple(interpret(program, values, call)[node] for node in program.outputs)
+
+    place = line_of("the line of the sum")
+    with pytest.raises(
+        UnsupportedOp, match=rf"aten.add.Tensor needs a fixed size: it depends on Eq\(width, 9\) \(add, {place}\)"
+    ):
+        retrace(program, asking)
 
 
 def test_scopes_and_tensors() -> None:

@@ -746,6 +746,13 @@ def test_len_of_a_batch_is_named() -> None:
         exporter.build(model, torch.zeros(2, 8))
 
 
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_question_about_the_batch_is_named(size: int) -> None:
+    model = Written(lambda net, x: net.head(x * 2 if x.shape[0] > size else x).relu(), head=nn.Linear(8, 3))
+    with pytest.raises(exporter.UnsupportedModel, match=r"fixed batch size only.*test_user_networks\.py:\d+\)\. int\("):
+        exporter.build(model, torch.zeros(2, 8))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64, torch.bool])
 def test_logits_of_other_dtypes_are_refused(dtype: torch.dtype) -> None:
     model = Written(lambda net, x: net.second(net.first(x).relu()).to(dtype), **linear(8, 8, 3))
