@@ -120,7 +120,8 @@ def _how_to_shape(alone: Tensor, together: Any) -> str:
 def _what_to_check(network: Network, error: Exception) -> str:
     """Say what is likely the matter with how a network is called that does not run."""
     line = raised_by(error)
-    if isinstance(error, (TypeError, IndexError)) and _BY_NAME.search(statement(line)):
+    by_name = isinstance(error, (TypeError, IndexError)) and _BY_NAME.search(statement(line))
+    if by_name or (isinstance(error, AttributeError) and error.name in _OF_DICT and _is_input(error.obj, network)):
         return f"Its forward takes a dict{bracketed(line)}: wrap it in a module whose forward takes tensors."
     if not network.takes_its_inputs():
         return "Give one --input for each tensor that it takes."
@@ -131,6 +132,14 @@ def _what_to_check(network: Network, error: Exception) -> str:
 
 _BY_NAME = re.compile(r"\w\[f?[\"']")
 """Source that takes something out of a dict."""
+
+_OF_DICT = {"get", "items", "keys", "pop", "setdefault", "update"}
+"""What a dict has and no tensor."""
+
+
+def _is_input(value: object, network: Network) -> bool:
+    """Tell whether a value may be what a network was given, as far as its shape tells."""
+    return isinstance(value, Tensor) and any(value.shape[1:] == given.shape for given in network.signature.inputs)
 
 
 _FLOATS = {getattr(torch, name) for name in FLOATS}

@@ -227,6 +227,15 @@ class TakesDict(nn.Module):
     def forward(self, batch):
         return torch.relu(batch["pixels"])
 
+class AsksDict(nn.Module):
+    def forward(self, batch):
+        return torch.relu(batch.get("pixels"))
+
+class AsksPart(nn.Module):
+    def forward(self, x):
+        parts = torch.relu(x)[..., 0]
+        return parts.get("pixels")
+
 class Squeezes(nn.Module):
     def forward(self, x):
         return torch.relu(x).squeeze()

@@ -575,11 +575,19 @@ def test_a_traceback_is_shown_on_demand_only(debug: bool) -> None:
 
 @pytest.mark.usefixtures("own_files")
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")  # PyTorch, of a tensor's item by name
-def test_an_input_by_name() -> None:
-    result = run(*net("TakesDict"))
+@pytest.mark.parametrize(("name", "line"), [("TakesDict", "(batch["), ("AsksDict", "(batch.get(")])
+def test_an_input_by_name(name: str, line: str) -> None:
+    result = run(*net(name))
     assert result.exit_code == 2
-    place = rf"\(.*nets.py:{line_of('(batch[')}\)"
+    place = rf"\(.*nets.py:{line_of(line)}\)"
     assert re.search(rf"not run on .*Its forward takes a dict {place}: wrap it in a module", result.stderr)
+
+
+@pytest.mark.usefixtures("own_files")
+def test_what_lacks_names_within_a_network_is_no_input() -> None:
+    result = run(*net("AsksPart"))
+    assert result.exit_code == 2
+    assert re.search(r"not run on .*no attribute 'get'\. Check --input-shape and the weights", result.stderr)
 
 
 @pytest.mark.usefixtures("own_files")
