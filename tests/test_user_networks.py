@@ -542,6 +542,15 @@ def centred(net: Any, x: Tensor, write: bool = False) -> Tensor:
     return net.head(whole.amax((2, 3)))
 
 
+def written_at(net: Any, x: Tensor) -> Tensor:
+    """Writes into a middle that begins at 1 in the sample, and elsewhere at other sizes."""
+    x = net.conv(x).relu()
+    height, width = x.shape[2:]
+    whole = x.new_zeros(x.shape[0], 4, 2 * height, 2 * width)
+    whole[:, :, height // 6 : height // 6 + height, width // 5 : width // 5 + width] = x
+    return net.head(whole.square().mean((2, 3)) + whole[:, :, height // 6].amax(2))
+
+
 def strips(net: Any, x: Tensor) -> Tensor:
     """Pools rows, columns, and all that there is as one row."""
     x = net.conv(x).relu()
@@ -604,6 +613,7 @@ def attended_in_windows(net: Any, x: Tensor, shift: int = 0) -> Tensor:
         restored,
         centred,
         partial(centred, write=True),
+        written_at,
         strips,
         moved,
         written,
@@ -624,6 +634,7 @@ def attended_in_windows(net: Any, x: Tensor, shift: int = 0) -> Tensor:
         "restored",
         "centred",
         "centred, written",
+        "written at 1",
         "strips",
         "moved",
         "written",

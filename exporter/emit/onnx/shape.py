@@ -79,7 +79,7 @@ def _slice(e: Emitter, x: Value, dim: int = 0, start: int | None = None, end: in
 
 @translates(aten.select.int)
 def _select(e: Emitter, x: Value, dim: int, index: int) -> str:
-    return e.op("Gather", x, e.constant(index), axis=dim)
+    return e.op("Gather", x, e.as_value(index, torch.int64), axis=dim)
 
 
 @translates(aten.flip.default)
@@ -96,7 +96,7 @@ def _flip(e: Emitter, x: Value, dims: Sequence[int]) -> str:
 
 
 def _triangle(upper: bool) -> Translation:
-    return lambda e, x, diagonal=0: e.op("Trilu", x, e.constant(diagonal), upper=int(upper))
+    return lambda e, x, diagonal=0: e.op("Trilu", x, e.as_value(diagonal, torch.int64), upper=int(upper))
 
 
 translates(aten.tril.default)(_triangle(False))
