@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from exporter.dynamic import Refusal, dimensions, fixed, fixed_at, implied
 from exporter.errors import UnsupportedModel, first_line
-from exporter.functional import functionalize
+from exporter.functional import functionalize, writes_into_views
 from exporter.layout import layout_unasked
 from exporter.lines import bracketed, in_text, of_error, of_frame, raised_by, statement
 from exporter.network import Network, as_network, draw, evaluating, run
@@ -197,9 +197,10 @@ def _export(network: Network) -> torch.export.ExportedProgram:
     )
     try:
         with _quiet(), layout_unasked():
-            throughout = Throughout() if network.signature.dtype == "float64" else contextlib.nullcontext()
-            with Rewritten(), UNCOMPARED(), throughout:
-                exported = torch.export.export(network, inputs, dynamic_shapes=(sizes,))
+            exported = _traced(network, inputs, sizes, Rewritten())
+            varying = any(name != BATCH for name in network.signature.dynamic)
+            if varying and writes_into_views(exported):
+                exported = _traced(network, inputs, sizes, Rewritten(but={Tensor.contiguous}))
             return functionalize(exported)
     except UnsupportedModel:
         raise
@@ -217,6 +218,14 @@ def _export(network: Network) -> torch.export.ExportedProgram:
                 f"describes it. {advice}."
             ) from error
         raise UnsupportedModel(f"torch.export cannot capture {_name(network)}: {first_line(error)}") from error
+
+
+def _traced(
+    network: Network, inputs: tuple[Tensor, ...], sizes: tuple[dict[int, Any], ...], rewritten: Rewritten
+) -> torch.export.ExportedProgram:
+    throughout = Throughout() if network.signature.dtype == "float64" else contextlib.nullcontext()
+    with rewritten, UNCOMPARED(), throughout:
+        return torch.export.export(network, inputs, dynamic_shapes=(sizes,))
 
 
 def _fixed_batch_at(network: Network) -> str:

@@ -63,6 +63,17 @@ def functionalize(exported: ExportedProgram) -> ExportedProgram:
     return exported
 
 
+def writes_into_views(exported: ExportedProgram) -> bool:
+    """Tell whether an operator writes into what may have another name: a tensor that is a view, or has one before.
+
+    Then it makes a difference whether ``contiguous()`` returns its input, which depends on sizes, or a copy.
+    """
+    calls = [node for node in exported.graph.nodes if node.op == "call_function"]
+    ops = (node.target for node in calls if isinstance(node.target, torch._ops.OpOverload))
+    known = all(_functional(op) for op in ops if op._schema.is_mutable)
+    return not known or not all(map(_may_change, _families(calls)))
+
+
 def _leave_constants(graph: fx.Graph) -> None:
     """Drop the ``detach_`` that ``torch.tensor`` in a forward comes with: no constant has a gradient."""
     for node in graph.find_nodes(op="call_function", target=aten.detach_.default):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from math import inf, prod
 from typing import Any
@@ -36,12 +36,17 @@ UNCOMPARED = Patch(transformer, "_detect_is_causal_mask", _is_causal)
 class Rewritten(TorchFunctionMode):
     """Makes such calls as :data:`_REWRITINGS` says, and leaves the others alone."""
 
+    def __init__(self, but: Container[Any] = ()) -> None:
+        """Make calls of all functions so, but of these."""
+        super().__init__()
+        self._but = but
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Make a call."""
         kwargs = kwargs or {}
-        rewriting = _REWRITINGS.get(func)
+        rewriting = _REWRITINGS.get(func) if func not in self._but else None
         result = rewriting(*args, **kwargs) if rewriting else NotImplemented
         return func(*args, **kwargs) if result is NotImplemented else result
 
@@ -220,7 +225,7 @@ def _whole(x: Tensor, window: Sequence[Any], padding: Any) -> list[int]:
 
 
 _REWRITINGS: dict[Any, Callable[..., Tensor]] = {
-    Tensor.contiguous: unasked(Tensor.contiguous),
+    Tensor.contiguous: unasked(Tensor.contiguous),  # but where it matters: see functional.writes_into_views
     F.dropout: _dropout,
     torch.dropout: _dropout,
     torch._pack_padded_sequence: _packed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import models
 from exporter import dynamic
 from exporter.dynamic import implied
 from exporter.network import Network
+from exporter.runtime import RUNTIMES
 from exporter.signature import Dimension, Input, Signature
 from tests import networks
 from tests.oracle import attribute
@@ -280,6 +282,80 @@ class Asking(nn.Module):
 def test_a_question_is_the_networks_own_where_layout_asks_it_too(length: int, message: str, tmp_path: Path) -> None:
     with pytest.raises(exporter.UnsupportedModel, match=message):
         exporter.export(Asking(), (2, length), tmp_path / "a", dynamic=("batch", "length"))
+
+
+class Cropped(nn.Module):
+    """Writes into what contiguous() returns: at multiples of 3 the image itself, which is read afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv1d(2, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        positive = nn.functional.relu(x[..., : x.shape[2] // 3 * 3].contiguous(), inplace=True)
+        return self.head(positive.mean(2)) + self.head(x.mean(2))
+
+
+class Copied(Cropped):
+    """Writes into a copy, whatever contiguous() returns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        positive = nn.functional.relu(x[..., : x.shape[2] // 3 * 3].contiguous() * 1, inplace=True)
+        return self.head(positive.mean(2)) + self.head(x.mean(2))
+
+
+class Plain(Cropped):
+    """What both compute, in operators that write into nothing."""
+
+    def __init__(self, copied: bool) -> None:
+        super().__init__()
+        self.copied = copied
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        positive = x[..., : x.shape[2] // 3 * 3].relu()
+        return self.head(positive.mean(2)) + self.head((x if self.copied else positive).mean(2))
+
+
+@pytest.mark.parametrize(("make", "step"), [(Cropped, 3), (Copied, 1)])
+def test_what_is_written_into_is_the_input_or_a_copy(make: Callable[[], nn.Module], step: int, tmp_path: Path) -> None:
+    artifact = exporter.export(make().eval(), (2, 24), tmp_path / "a", dynamic=("batch", "length"))
+    assert artifact.manifest["dynamic"][1]["multiple_of"] == step
+    plain = Plain(make is Copied).eval()
+    for length in (21, 25, 26, 30):
+        image, target = torch.randn(2, 2, length), torch.tensor([0, -1])
+        if length % step == 0:
+            torch.testing.assert_close(plain(image), make()(image))
+        logits, expected = attribute(plain, image, target, "guided")
+        for runtime in RUNTIMES:
+            session = exporter.load(tmp_path / "a", runtime)
+            if length % step:
+                with pytest.raises(exporter.UsageError, match="a length from 3"):
+                    session(image.numpy(), target.numpy())
+            else:
+                found = session(image.numpy(), target.numpy())
+                np.testing.assert_allclose(found.logits, logits.detach(), rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(found.attribution, expected, rtol=1e-5, atol=1e-6)
+
+
+class Filled(nn.Module):
+    """Fills up to 16 places with the last one; of what is longer it would leave the rest out."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode, self.head = mode, nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.pad(x.relu(), (0, 16 - x.shape[2]), self.mode).flatten(1))
+
+
+@pytest.mark.parametrize("mode", ["replicate", "reflect"])
+def test_a_border_that_would_crop_at_some_size(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(exporter.UnsupportedModel, match=r"depends on 16 - length >= 0 \(pad, .*test_dynamic.py:\d+\)"):
+        exporter.export(Filled(mode), (2, 10), tmp_path / "a", dynamic=("batch", "length"))
 
 
 def test_a_network_that_goes_on_in_another_way_has_no_largest_size(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     """A constant has an operator of its own, a circular border is a concatenation; the others stay as they are."""
     if mode == "constant":
         return torch.constant_pad_nd(x, pad, 0.0 if value is None else value)
-    if any((known(width) or 0) < 0 for width in pad):
+    if any(width < 0 for width in pad):  # one that varies must be at no size
         raise UnsupportedOp(f"pad with mode {mode!r} crops: {list(pad)}")
     if mode != "circular":
         return aten.pad(x, pad, mode, value)
