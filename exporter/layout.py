@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
@@ -12,17 +11,15 @@ import torch
 from torch import Tensor, _prims_common
 from torch.utils._pytree import tree_leaves
 
-from exporter.patch import Patch
-
-_here = threading.local()
+from exporter.patch import PatchesHere
 
 
 def unasked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that answers as before, for the sample; in :func:`layout_unasked` no guard is left of that."""
+    """Return a function that answers as before, for the sample; in :data:`layout_unasked` no guard is left of that."""
 
     @wraps(function)
     def answer(*args: Any, **kwargs: Any) -> Any:
-        if not getattr(_here, "blocks", 0):  # another thread's question
+        if not layout_unasked.here():  # another thread's question
             return function(*args, **kwargs)
         sizes = ((*arg.shape, *arg.stride()) if isinstance(arg, Tensor) else arg for arg in tree_leaves(args))
         varying = next((size for size in tree_leaves(list(sizes)) if isinstance(size, torch.SymInt)), None)
@@ -38,25 +35,11 @@ _QUESTIONS = (
     "compute_elementwise_output_logical_to_physical_perm",
 )
 
-_PATCHES = [
-    Patch(_prims_common, name, unasked(getattr(_prims_common, name)))
-    for name in _QUESTIONS
-    if hasattr(_prims_common, name)  # without, fewer sizes are found
-]
+layout_unasked = PatchesHere(
+    (_prims_common, name, unasked(getattr(_prims_common, name))) for name in _QUESTIONS if hasattr(_prims_common, name)
+)
+"""Let a trace learn from the sample how tensors lie in memory without taking its sizes for the only ones.
 
-
-@contextmanager
-def layout_unasked() -> Iterator[None]:
-    """Let a trace learn from the sample how tensors lie in memory without taking its sizes for the only ones.
-
-    No operator computes another value for that. But by what PyTorch has asked it rewrites formulas: were the border
-    that makes a size a multiple of 8 empty in the sample, it would be none at any size.
-    """
-    _here.blocks = getattr(_here, "blocks", 0) + 1
-    try:
-        with ExitStack() as stack:
-            for patch in _PATCHES:
-                stack.enter_context(patch())
-            yield
-    finally:
-        _here.blocks -= 1
+No operator computes another value for that. But by what PyTorch has asked it rewrites formulas: were the border that
+makes a size a multiple of 8 empty in the sample, it would be none at any size.
+"""

@@ -218,8 +218,9 @@ def run(cases: list[plan.Case], records: Records, effort: Effort, resume: bool) 
         record = Record(case, command, machine.machine(), machine.versions(), sources, missing, result)
         kept = records.put(record)
         taken = time.perf_counter() - start
-        failed += bool(record.broken())
-        said = "; ".join(filter(None, (missing or f"{taken:.0f} s", record.broken(), kept)))
+        broken = record.broken()
+        failed += bool(broken)
+        said = "; ".join(filter(None, (missing or f"{taken:.0f} s", broken, kept)))
         click.echo(f"{number:>3}/{len(cases)}  {case}: {said}", err=True)
     return failed
 
